@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The manifest of a checkpoint: canonical JSON (sorted keys, no white space),
+ * small, complete, without anything of the host: no path, no tap name. The
+ * SHA-256 of its bytes is the checkpoint's id.
+ */
+#ifndef STASIS_IMGFMT_MANIFEST_H
+#define STASIS_IMGFMT_MANIFEST_H
+
+#include "base/digest.h"
+#include "base/error.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MANIFEST_SCHEMA 1
+#define MANIFEST_SPACES_MAX 40 /* memory, kernel, initrd and up to 32 disks fit */
+#define MANIFEST_DISKS_MAX 8   /* virtio-blk devices of one machine */
+#define MANIFEST_SPACE_NAME_MAX 15
+#define MANIFEST_CMDLINE_MAX 2047 /* x86 boot protocol: COMMAND_LINE_SIZE - 1 */
+#define MANIFEST_VCPUS_MAX 16
+#define MANIFEST_MAX_SIZE (1u << 20)
+
+/*
+ * One address space: "memory", "disk0".."disk7", "kernel", "initrd". The map
+ * covers size_bytes rounded up to pages; bytes past size_bytes are zero.
+ */
+struct manifest_space {
+    char name[MANIFEST_SPACE_NAME_MAX + 1];
+    uint64_t size_bytes;
+    struct digest root;
+};
+
+/* What the virtual machine is made of, in no host's terms. */
+struct machine_config {
+    uint32_t vcpus;        /* 1..MANIFEST_VCPUS_MAX */
+    uint64_t memory_bytes; /* RAM, a multiple of the page size */
+    char cmdline[MANIFEST_CMDLINE_MAX + 1];
+    uint32_t disk_count; /* each disk N is a virtio-blk device over space "diskN" */
+    struct {
+        bool read_only;
+    } disks[MANIFEST_DISKS_MAX];
+    bool rng; /* has a virtio-rng device */
+};
+
+enum checkpoint_kind {
+    CHECKPOINT_COLD, /* disks, kernel, initrd: boots */
+    CHECKPOINT_WARM, /* also memory and device state: resumes */
+};
+
+struct manifest {
+    enum checkpoint_kind kind;
+    int64_t created_us; /* wall clock, since 1970 */
+    bool has_parent;
+    struct digest parent; /* checkpoint this one came from; need not be in the store */
+    struct machine_config config;
+    uint32_t space_count;
+    struct manifest_space spaces[MANIFEST_SPACES_MAX];
+    bool has_state;      /* exactly when warm */
+    struct digest state; /* blob: device-state records (imgfmt/state.h) */
+    uint64_t state_bytes;
+};
+
+/* The space of that name, or NULL. */
+const struct manifest_space *manifest_space_find(const struct manifest *m, const char *name);
+/* Adds or replaces. -ENOSPC if there are MANIFEST_SPACES_MAX. */
+int manifest_space_set(struct manifest *m, const char *name, uint64_t size_bytes,
+                       const struct digest *root);
+
+/* Canonical bytes, NUL behind them; the caller frees *text_out. -ENOMEM. */
+int manifest_encode(const struct manifest *m, char **text_out, size_t *length_out);
+
+/* Checks schema, types, ranges, unique space names, that a warm one has memory
+ * and state, that all disks of the config have a space, and that the bytes are
+ * canonical. -EBADMSG; -EPROTONOSUPPORT for a newer schema (with a hint). */
+int manifest_decode(const char *text, size_t length, struct manifest *out, struct error *err);
+
+/* SHA-256 of the canonical bytes. */
+int manifest_id(const struct manifest *m, struct digest *out);
+
+/* The config as JSON, as in the manifest; a new reference. NULL if out of memory. */
+json_t *machine_config_to_json(const struct machine_config *config);
+int machine_config_from_json(const json_t *json, struct machine_config *out, struct error *err);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The deduplicating store: one place for the pages of all RAM and all disks, the
+ * maps that list them, the checkpoints made of those maps, and the names people
+ * give them. Many processes may have a store open at once.
+ *
+ *   DIR/catalogue.db      SQLite (WAL): checkpoints, machines, images, packs, blobs
+ *   DIR/packs/ID.pack     sealed packs, immutable
+ *   DIR/packs/ID.tmp      a pack some process is writing (flocked by it)
+ *
+ * Crash order: pack data, fdatasync, rename, fsync of the directory, then the
+ * SQLite commit. A pack the catalogue does not list is not part of the store.
+ */
+#ifndef STASIS_STORE_STORE_H
+#define STASIS_STORE_STORE_H
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "imgfmt/manifest.h"
+#include "imgfmt/map.h"
+#include "imgfmt/page.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+
+/* Opens the store in dir; makes an empty one if there is none and create is
+ * true (-ENOENT otherwise). All functions on a store are thread-safe unless they
+ * say otherwise. Removes temporary packs that no living process owns. */
+int store_open(const char *dir, bool create, struct store **out, struct error *err);
+void store_close(struct store *store);
+
+/* ---- reading ---- */
+
+/* Reads one page; a zero reference gives zeros. Every decode is checked. */
+int store_page_read(struct store *store, struct page_ref ref, void *page_out, struct error *err);
+
+/* Reads and decodes a map node and checks it against its SHA-256. */
+int store_node_read(struct store *store, const struct digest *digest, struct map_node *out,
+                    struct error *err);
+
+/* Reads a blob; the caller frees *data_out. Checked against its digest. */
+int store_blob_read(struct store *store, const struct digest *digest, void **data_out,
+                    size_t *length_out, struct error *err);
+
+/* ---- one address space of a checkpoint ---- */
+
+struct space;
+
+/* Opens a map for reading. size_bytes as in the manifest. The store must outlive
+ * the space. A space may be used by many threads. */
+int space_open(struct store *store, const struct digest *root, uint64_t size_bytes,
+               struct space **out, struct error *err);
+void space_close(struct space *space);
+uint64_t space_size_bytes(const struct space *space);
+uint64_t space_page_count(const struct space *space);
+
+/* Reads bytes [offset, offset + length), which must lie inside the size. */
+int space_read(struct space *space, uint64_t offset, void *buf, size_t length, struct error *err);
+
+/* The reference of one page (zero for a zero page). */
+int space_page_ref(struct space *space, uint64_t page, struct page_ref *out, struct error *err);
+
+/* Finds the first page at or after `page` that is not zero: 1 and *page_out,
+ * *ref_out; 0 if there is none; negative errno. Proportional to what is present. */
+int space_next(struct space *space, uint64_t page, uint64_t *page_out, struct page_ref *ref_out,
+               struct error *err);
+
+/* Calls visit for every non-zero page in order with its bytes (valid during the
+ * call), decoding each group once where pages are neighbours. Stops at the first
+ * non-zero return of visit and returns it. For restoring RAM and exporting. */
+int space_each_page(struct space *space,
+                    int (*visit)(uint64_t page, const void *bytes, void *context), void *context,
+                    struct error *err);
+
+/* Calls visit for every page whose reference differs, in order; equal subtrees
+ * are skipped by digest. The spaces may have different sizes: beyond the end of
+ * one its pages are zero. Both belong to the same store. */
+int space_diff(struct space *a, struct space *b,
+               int (*visit)(uint64_t page, struct page_ref in_a, struct page_ref in_b,
+                            void *context),
+               void *context, struct error *err);
+
+/* Writes a whole space to fd (raw; holes where pages are zero; size set). */
+int space_export(struct space *space, int fd, struct error *err);
+
+#endif

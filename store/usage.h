@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How much is stored, for whom, and whether it is still good. */
+#ifndef STASIS_STORE_USAGE_H
+#define STASIS_STORE_USAGE_H
+
+#include "store/store.h"
+
+struct store_usage {
+    uint64_t checkpoints;
+    uint64_t machines;
+    uint64_t images;
+    uint64_t logical_bytes;  /* sum over checkpoints of the non-zero pages of their spaces */
+    uint64_t unique_bytes;   /* distinct pages that some checkpoint refers to, uncompressed */
+    uint64_t stored_bytes;   /* bytes of all packs on disk */
+    uint64_t metadata_bytes; /* of these, packs of map nodes, plus the catalogue */
+    uint64_t garbage_bytes;  /* pages in packs that no checkpoint refers to, uncompressed */
+    uint64_t packs;
+    uint64_t free_bytes; /* of the file system the store is on */
+};
+
+int store_usage_get(struct store *store, struct store_usage *out, struct error *err);
+
+/* Bytes of distinct pages that only the checkpoints of this machine (and its
+ * head) refer to: what removing it would free, uncompressed. */
+int store_usage_machine(struct store *store, const char *machine, uint64_t *unique_bytes_out,
+                        struct error *err);
+
+/* One thing that is wrong. */
+struct verify_finding {
+    const char *file; /* relative to the store */
+    uint64_t offset;  /* of the group or field, 0 if the whole file */
+    const char *what;
+    const struct digest *checkpoints; /* which of them it hits */
+    size_t checkpoint_count;
+};
+
+struct verify_options {
+    void (*finding)(const struct verify_finding *finding, void *context); /* may be NULL */
+    /* done and total in bytes of packs; non-zero return cancels; may be NULL */
+    int (*progress)(uint64_t done, uint64_t total, void *context);
+    void *context;
+};
+
+struct verify_result {
+    uint64_t packs;
+    uint64_t groups;
+    uint64_t pages;
+    uint64_t nodes;
+    uint64_t checkpoints;
+    uint64_t findings;
+    uint64_t bytes;
+};
+
+/*
+ * Re-reads everything: every group of every pack against checksum, SHA-256 and
+ * the recomputed keys of its pages, every manifest and blob against its digest,
+ * every map down to its pages. Returns 0 also when something is wrong: see
+ * findings. Negative errno if it could not go on; -ECANCELED.
+ */
+int store_verify(struct store *store, const struct verify_options *options,
+                 struct verify_result *out, struct error *err);
+
+#endif
