@@ -26,7 +26,8 @@
 #define MAP_FANOUT_SHIFT 6
 #define MAP_NODE_HEADER_SIZE 16u
 #define MAP_NODE_MAX_SIZE (MAP_NODE_HEADER_SIZE + MAP_FANOUT * DIGEST_SIZE)
-#define MAP_LEVEL_MAX 6 /* 64^7 pages = 16 EiB */
+#define MAP_LEVEL_MAX 6
+#define MAP_PAGES_MAX (UINT64_C(1) << 42) /* 64^7 pages = 16 PiB */
 
 struct map_node {
     uint8_t level;
@@ -37,14 +38,17 @@ struct map_node {
     };
 };
 
-/* Level of the root of a map of page_count pages (0 for an empty one). */
+/* Level of the root of a map of page_count pages, at most MAP_PAGES_MAX (0 for an
+ * empty one). */
 unsigned map_root_level(uint64_t page_count);
 
 /* Bytes of the encoded node; out has MAP_NODE_MAX_SIZE bytes. */
 size_t map_node_encode(const struct map_node *node, uint8_t *out);
 
-/* Decodes exactly length bytes. Checks everything: magic, version, level,
- * reserved bytes, length, no zero reference in a leaf. -EBADMSG. */
+/* Decodes exactly length bytes. Checks everything one node alone can show: magic,
+ * version, level, reserved bytes, length, no zero reference in a leaf. What its
+ * place in the tree demands (level, not empty unless root, no page past the end)
+ * is for who walks the tree. -EBADMSG; -EPROTONOSUPPORT for a newer version. */
 int map_node_decode(const void *bytes, size_t length, struct map_node *out, struct error *err);
 
 /* Length of the node that starts at bytes, of which `available` follow; 0 if it

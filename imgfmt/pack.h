@@ -18,6 +18,9 @@
  * bytes [4096 n, 4096 n + 4096)) or the first 16 bytes of its SHA-256 (kind
  * nodes; nodes lie end to end, see map_node_length()).
  *
+ * Groups lie end to end: the first behind the header, the footer behind the last.
+ * A page may stand in several groups of one pack.
+ *
  * This module encodes and decodes; it holds no policy. The exact field offsets
  * are in pack.c beside the code and in stasis-format(5).
  */
@@ -32,6 +35,8 @@
 #include <stdint.h>
 
 #define PACK_ID_SIZE 16
+#define PACK_HEADER_SIZE 64u
+#define PACK_TRAILER_SIZE 48u
 #define PACK_MAX_SIZE (64u << 20)
 #define PACK_GROUP_RAW_MAX (1u << 20)   /* any pack */
 #define PACK_GROUP_OBJECTS_MAX 1024u    /* any pack */
@@ -85,7 +90,9 @@ int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer 
                      struct error *err);
 
 /* Compresses and appends one group of `count` objects (raw_bytes long) and
- * returns its index. ids are copied. Does not sync. */
+ * returns its index. ids are copied. Does not sync. -EFBIG if the finished pack
+ * would pass PACK_MAX_SIZE (nothing is written: finish it and open another); a
+ * group that failed to be written may be given again. */
 int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
                       const struct pack_object_id *ids, unsigned count, uint32_t *group_out,
                       struct error *err);
@@ -105,8 +112,21 @@ void pack_writer_free(struct pack_writer *w);
 
 /* Reads and checks header, footer and trailer of the pack in fd (any size the
  * file has is input like any other). name is for messages. -EBADMSG and what
- * is wrong at which offset. */
+ * is wrong at which offset; -EPROTONOSUPPORT for a newer version or an unknown
+ * incompat flag. */
 int pack_index_read(int fd, const char *name, struct pack_index **out, struct error *err);
+
+/* The same from memory, for a pack that is elsewhere: its first
+ * PACK_HEADER_SIZE bytes, and its last tail_bytes, which begin where the footer
+ * does (pack_footer_offset()). */
+int pack_index_decode(const char *name, uint64_t file_bytes, const void *header, const void *tail,
+                      size_t tail_bytes, struct pack_index **out, struct error *err);
+
+/* Where the footer of a pack of file_bytes begins, from its last
+ * PACK_TRAILER_SIZE bytes. Checks the trailer. */
+int pack_footer_offset(const char *name, uint64_t file_bytes, const void *trailer,
+                       uint64_t *offset_out, struct error *err);
+
 void pack_index_free(struct pack_index *index);
 
 /* Reads, checks (XXH3-64) and decompresses one group into raw_out, which has

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/buffer.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "imgfmt/pack_layout.h"
+
+#include <errno.h>
+#include <sys/random.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+struct pack_writer {
+    int fd; /* not owned */
+    int level;
+    bool finished;
+    uint64_t end; /* of the last group */
+    uint8_t header[PACK_HEADER_SIZE];
+    struct pack_index index;
+    uint32_t group_capacity;
+    uint32_t object_capacity;
+    ZSTD_CCtx *zstd;
+    uint8_t *scratch; /* PACK_GROUP_RAW_MAX bytes */
+};
+
+void pack_writer_free(struct pack_writer *w)
+{
+    if (w == NULL)
+        return;
+    ZSTD_freeCCtx(w->zstd);
+    free(w->scratch);
+    free(w->index.groups);
+    free(w->index.objects);
+    free(w);
+}
+
+DEFINE_CLEANUP(struct pack_writer, pack_writer_free)
+
+static void encode_header(struct pack_writer *w)
+{
+    uint8_t *p = w->header;
+
+    memcpy(p + HEADER_MAGIC, PACK_MAGIC, PACK_MAGIC_SIZE);
+    store_le32(p + HEADER_VERSION, PACK_VERSION);
+    store_le32(p + HEADER_KIND, w->index.kind);
+    store_le32(p + HEADER_COMPAT, 0);
+    store_le32(p + HEADER_INCOMPAT, 0);
+    memcpy(p + HEADER_ID, w->index.id, PACK_ID_SIZE);
+}
+
+int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer **out,
+                     struct error *err)
+{
+    _cleanup_(pack_writer_freep) struct pack_writer *w = calloc(1, sizeof(*w));
+    if (w == NULL)
+        return error_errno(err, ENOMEM, "cannot start a pack");
+    w->fd = fd;
+    w->level = level;
+    w->end = PACK_HEADER_SIZE;
+    w->index.kind = kind;
+    w->zstd = ZSTD_createCCtx();
+    w->scratch = malloc(PACK_GROUP_RAW_MAX);
+    if (w->zstd == NULL || w->scratch == NULL)
+        return error_errno(err, ENOMEM, "cannot start a pack");
+    if (getrandom(w->index.id, sizeof(w->index.id), 0) != (ssize_t)sizeof(w->index.id))
+        return error_errno(err, EIO, "cannot choose a pack id");
+    encode_header(w);
+    int r = io_pwrite_full(fd, w->header, sizeof(w->header), 0);
+    if (r < 0)
+        return error_errno(err, -r, "cannot write a pack");
+    w->index.file_bytes = pack_writer_size(w);
+    *out = steal_pointer(w);
+    return 0;
+}
+
+uint64_t pack_writer_size(const struct pack_writer *w)
+{
+    return w->end + pack_footer_size(w->index.group_count, w->index.object_count) +
+           PACK_TRAILER_SIZE;
+}
+
+const struct pack_index *pack_writer_index(const struct pack_writer *w)
+{
+    return &w->index;
+}
+
+/* Doubles an array until it holds want elements; its bytes stay below
+ * PACK_MAX_SIZE, as the footer they become does. */
+static int grow(void **array, uint32_t *capacity, uint32_t want, size_t element)
+{
+    if (want <= *capacity)
+        return 0;
+    uint32_t more = *capacity < 64 ? 64 : *capacity * 2;
+    if (more < want)
+        more = want;
+    void *grown = realloc(*array, more * element);
+    if (grown == NULL)
+        return -ENOMEM;
+    *array = grown;
+    *capacity = more;
+    return 0;
+}
+
+static int make_room(struct pack_writer *w, unsigned count)
+{
+    int r = grow((void **)&w->index.groups, &w->group_capacity, w->index.group_count + 1,
+                 sizeof(*w->index.groups));
+    if (r < 0)
+        return r;
+    return grow((void **)&w->index.objects, &w->object_capacity, w->index.object_count + count,
+                sizeof(*w->index.objects));
+}
+
+static int check_group(const struct pack_writer *w, size_t raw_bytes, unsigned count,
+                       struct error *err)
+{
+    bool fits = raw_bytes > 0 && raw_bytes <= PACK_GROUP_RAW_MAX && count > 0 &&
+                count <= PACK_GROUP_OBJECTS_MAX;
+
+    if (fits && w->index.kind == PACK_PAGES)
+        fits = raw_bytes == (size_t)count * STASIS_PAGE_SIZE;
+    if (!fits || w->finished)
+        return error_set(err, STATUS_FAILED, EINVAL,
+                         "cannot put %u objects of %zu bytes into a pack", count, raw_bytes);
+    return 0;
+}
+
+/* Compresses, unless that gains nothing; returns the bytes to store. */
+static const void *compress_group(struct pack_writer *w, const void *raw, struct pack_group *g)
+{
+    /* Too small a buffer makes zstd give up: exactly where raw is the better. */
+    size_t n =
+        ZSTD_compressCCtx(w->zstd, w->scratch, g->raw_bytes - 1, raw, g->raw_bytes, w->level);
+
+    g->codec = ZSTD_isError(n) ? PACK_RAW : PACK_ZSTD;
+    g->stored_bytes = ZSTD_isError(n) ? g->raw_bytes : (uint32_t)n;
+    return ZSTD_isError(n) ? raw : w->scratch;
+}
+
+int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
+                      const struct pack_object_id *ids, unsigned count, uint32_t *group_out,
+                      struct error *err)
+{
+    struct pack_group g = {.offset = w->end, .first_object = w->index.object_count};
+
+    int r = check_group(w, raw_bytes, count, err);
+    if (r < 0)
+        return r;
+    if (make_room(w, count) < 0)
+        return error_errno(err, ENOMEM, "cannot extend a pack");
+    g.raw_bytes = (uint32_t)raw_bytes;
+    g.object_count = (uint16_t)count;
+    const void *stored = compress_group(w, raw, &g);
+    if (pack_writer_size(w) + g.stored_bytes + pack_footer_size(1, count) > PACK_MAX_SIZE)
+        return error_set(err, STATUS_FAILED, EFBIG, "the pack is full");
+    g.checksum = XXH3_64bits(stored, g.stored_bytes);
+    g.digest = digest_of(raw, raw_bytes);
+    r = io_pwrite_full(w->fd, stored, g.stored_bytes, g.offset);
+    if (r < 0)
+        return error_errno(err, -r, "cannot write a pack");
+
+    memcpy(w->index.objects + g.first_object, ids, count * sizeof(*ids));
+    *group_out = w->index.group_count;
+    w->index.groups[w->index.group_count++] = g;
+    w->index.object_count += count;
+    w->end += g.stored_bytes;
+    w->index.file_bytes = pack_writer_size(w);
+    return 0;
+}
+
+static int append_footer(const struct pack_index *index, struct buffer *buf)
+{
+    for (uint32_t i = 0; i < index->group_count; i++) {
+        const struct pack_group *g = &index->groups[i];
+        uint8_t p[PACK_ENTRY_SIZE] = {0};
+
+        store_le64(p + ENTRY_OFFSET, g->offset);
+        store_le32(p + ENTRY_STORED, g->stored_bytes);
+        store_le32(p + ENTRY_RAW, g->raw_bytes);
+        p[ENTRY_CODEC] = g->codec;
+        store_le16(p + ENTRY_COUNT, g->object_count);
+        store_le64(p + ENTRY_CHECKSUM, g->checksum);
+        memcpy(p + ENTRY_DIGEST, g->digest.bytes, DIGEST_SIZE);
+        int r = buffer_append(buf, p, sizeof(p));
+        if (r < 0)
+            return r;
+    }
+    return buffer_append(buf, index->objects, index->object_count * sizeof(*index->objects));
+}
+
+static int append_trailer(const struct pack_writer *w, uint64_t checksum, struct buffer *buf)
+{
+    uint8_t p[PACK_TRAILER_SIZE] = {0};
+
+    store_le64(p + TRAILER_FOOTER_OFFSET, w->end);
+    store_le64(p + TRAILER_FOOTER_LENGTH,
+               pack_footer_size(w->index.group_count, w->index.object_count));
+    store_le32(p + TRAILER_GROUPS, w->index.group_count);
+    store_le32(p + TRAILER_OBJECTS, w->index.object_count);
+    store_le64(p + TRAILER_CHECKSUM, checksum);
+    memcpy(p + TRAILER_MAGIC, PACK_END_MAGIC, PACK_MAGIC_SIZE);
+    return buffer_append(buf, p, sizeof(p));
+}
+
+int pack_writer_finish(struct pack_writer *w, struct error *err)
+{
+    _cleanup_(buffer_clear) struct buffer buf = {0};
+
+    /* The header goes in front so that one checksum covers both. */
+    int r = buffer_append(&buf, w->header, sizeof(w->header));
+    if (r == 0)
+        r = append_footer(&w->index, &buf);
+    if (r == 0)
+        r = append_trailer(w, XXH3_64bits(buf.data, buf.length), &buf);
+    if (r < 0)
+        return error_errno(err, -r, "cannot finish a pack");
+    r = io_pwrite_full(w->fd, buf.data + sizeof(w->header), buf.length - sizeof(w->header), w->end);
+    if (r < 0)
+        return error_errno(err, -r, "cannot finish a pack");
+    w->finished = true;
+    return 0;
+}
