@@ -89,6 +89,10 @@ struct pack_writer;
 int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer **out,
                      struct error *err);
 
+/* Replaces the random id by one the caller derives, so that a pack made twice is
+ * the same file. Before pack_writer_finish(). */
+int pack_writer_set_id(struct pack_writer *w, const uint8_t id[PACK_ID_SIZE], struct error *err);
+
 /* Compresses and appends one group of `count` objects (raw_bytes long) and
  * returns its index. ids are copied. Does not sync. -EFBIG if the finished pack
  * would pass PACK_MAX_SIZE (nothing is written: finish it and open another); a

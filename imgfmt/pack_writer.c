@@ -73,6 +73,14 @@ int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer 
     return 0;
 }
 
+int pack_writer_set_id(struct pack_writer *w, const uint8_t id[PACK_ID_SIZE], struct error *err)
+{
+    memcpy(w->index.id, id, PACK_ID_SIZE);
+    encode_header(w);
+    int r = io_pwrite_full(w->fd, w->header, sizeof(w->header), 0);
+    return r < 0 ? error_errno(err, -r, "cannot write a pack") : 0;
+}
+
 uint64_t pack_writer_size(const struct pack_writer *w)
 {
     return w->end + pack_footer_size(w->index.group_count, w->index.object_count) +
