@@ -64,19 +64,31 @@ struct manifest {
 
 /* The space of that name, or NULL. */
 const struct manifest_space *manifest_space_find(const struct manifest *m, const char *name);
-/* Adds or replaces. -ENOSPC if there are MANIFEST_SPACES_MAX. */
+/* Adds or replaces. -ENOSPC if there are MANIFEST_SPACES_MAX; -ENAMETOOLONG. */
 int manifest_space_set(struct manifest *m, const char *name, uint64_t size_bytes,
                        const struct digest *root);
 
-/* Canonical bytes, NUL behind them; the caller frees *text_out. -ENOMEM. */
+/*
+ * What must hold of every manifest: ranges; memory, a page multiple, and device
+ * state exactly when warm; for each disk of the config a space of whole sectors;
+ * space names of [a-z][a-z0-9]*, each once; no control character in the command
+ * line. -EBADMSG and what is wrong.
+ */
+int manifest_check(const struct manifest *m, struct error *err);
+
+/* Canonical bytes, NUL behind them; the caller frees *text_out. -ENOMEM; -EINVAL
+ * if manifest_check() refuses it or the command line is not UTF-8. */
 int manifest_encode(const struct manifest *m, char **text_out, size_t *length_out);
 
-/* Checks schema, types, ranges, unique space names, that a warm one has memory
- * and state, that all disks of the config have a space, and that the bytes are
- * canonical. -EBADMSG; -EPROTONOSUPPORT for a newer schema (with a hint). */
+/* Checks schema, types, what manifest_check() checks, and that the bytes are
+ * canonical. -EBADMSG; -EPROTONOSUPPORT for a newer schema or an unknown incompat
+ * feature (with a hint). Unknown compat features are skipped: such a manifest
+ * does not encode to its own bytes again, so the id of a manifest that was read is
+ * the SHA-256 of what was read. */
 int manifest_decode(const char *text, size_t length, struct manifest *out, struct error *err);
 
-/* SHA-256 of the canonical bytes. */
+/* SHA-256 of the canonical bytes of a manifest one has made. As
+ * manifest_encode(). */
 int manifest_id(const struct manifest *m, struct digest *out);
 
 /* The config as JSON, as in the manifest; a new reference. NULL if out of memory. */

@@ -7,7 +7,8 @@
  *            | reserved u32 = 0 | payload, padded with zeros to 8 bytes
  *
  * type says what it is the state of (enum state_type, never reused), instance
- * which one (vCPU number, device slot), version which layout of the payload.
+ * which one (vCPU number, device slot), version which layout of the payload;
+ * each type and instance comes at most once.
  * Readers accept every older version. Flag bit 0 = a reader that does not know
  * the type may skip it; without it an unknown type is an error.
  */
@@ -51,9 +52,10 @@ enum state_type {
 
 #define STATE_FLAG_OPTIONAL 1u
 #define STATE_MAX_SIZE (64u << 20)
+#define STATE_RECORDS_MAX 4096u /* ten times what the largest machine needs */
 
-/* Writes records into a buffer. Errors (out of memory) are remembered and
- * reported by state_writer_finish(). */
+/* Writes records into a buffer. Errors (out of memory, a put outside begin and
+ * end, too much) are remembered and reported by state_writer_finish(). */
 struct state_writer {
     struct buffer buf;
     size_t record_offset; /* of the open record's header; 0 if none is open */
@@ -70,7 +72,8 @@ void state_put_u32(struct state_writer *w, uint32_t v);
 void state_put_u64(struct state_writer *w, uint64_t v);
 void state_put_bytes(struct state_writer *w, const void *data, size_t length);
 void state_writer_end(struct state_writer *w);
-/* Completes the header. On success *out takes the bytes over (buffer_clear). */
+/* Completes the header. On success *out takes the bytes over (buffer_clear).
+ * -ENOMEM, -EINVAL (begin and end do not pair), -EFBIG. */
 int state_writer_finish(struct state_writer *w, struct buffer *out);
 void state_writer_clear(struct state_writer *w);
 
@@ -88,8 +91,9 @@ struct state_record {
     bool overrun;
 };
 
-/* Checks header, bounds, order-independent framing of all records and that each
- * type is known or optional. -EBADMSG, -EPROTONOSUPPORT. */
+/* Checks header, bounds, framing of all records, that each type is known or
+ * optional and that no type and instance comes twice; records may be in any
+ * order. What a payload holds is for its reader. -EBADMSG, -EPROTONOSUPPORT. */
 int state_check(const void *bytes, size_t length, struct error *err);
 
 /* Finds a record in bytes that passed state_check(). -ENOENT if there is none. */
