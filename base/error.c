@@ -25,9 +25,8 @@ enum error_status error_status_of_errno(int errnum)
     }
 }
 
-__attribute__((format(printf, 4, 0))) static void error_fill(struct error *err,
-                                                             enum error_status status, int errnum,
-                                                             const char *fmt, va_list args)
+__attribute__((format(printf, 4, 0))) static void
+error_fill(struct error *err, enum error_status status, int errnum, const char *fmt, va_list args)
 {
     if (err == NULL)
         return;
