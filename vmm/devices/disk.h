@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine's disk: what its checkpoint's map says, under overlays that hold
+ * what was written since.
+ *
+ *   DIR/diskN.K      sparse file, page p of the disk at offset 4096 p
+ *   DIR/diskN.K.map  one bit a page: is it in this overlay?
+ *
+ * Writes go to the newest overlay (highest K). A checkpoint freezes it and puts
+ * a new one on top; when the frozen ones are in the store, disk_rebase() drops
+ * them. A flush makes all acknowledged writes durable: data first, then the map
+ * that makes them visible after a crash. Not thread-safe but for
+ * disk_frozen_each(), which another thread may run meanwhile.
+ */
+#ifndef STASIS_VMM_DEVICES_DISK_H
+#define STASIS_VMM_DEVICES_DISK_H
+
+#include "base/error.h"
+#include "store/store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct disk;
+
+/*
+ * Opens disk `index` of the machine in dir over base (owned by the disk from then
+ * on, also on failure). keep: go on with the overlays that are there, else they are
+ * removed. A read-only disk has no overlays.
+ */
+int disk_open(const char *dir, unsigned index, struct space *base, bool read_only, bool keep,
+              struct disk **out, struct error *err);
+void disk_close(struct disk *disk);
+
+uint64_t disk_size_bytes(const struct disk *disk);
+bool disk_is_read_only(const struct disk *disk);
+
+/* Byte ranges inside the disk, in sectors' multiples or not. */
+int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length);
+int disk_write(struct disk *disk, uint64_t offset, const void *buf, size_t length);
+/* The range reads as zeros afterwards; whole pages of it take no space. */
+int disk_zero(struct disk *disk, uint64_t offset, uint64_t length);
+int disk_flush(struct disk *disk);
+
+/* ---- checkpoints ---- */
+
+/* Freezes what was written so far. The frozen set grows until disk_rebase(). */
+int disk_freeze(struct disk *disk, struct error *err);
+
+/* Calls visit for each page of the frozen overlays, ascending, newest content;
+ * bytes is NULL for a page of zeros. Stops at its first non-zero return. */
+int disk_frozen_each(struct disk *disk,
+                     int (*visit)(uint64_t page, const void *bytes, void *context), void *context,
+                     struct error *err);
+bool disk_has_frozen(const struct disk *disk);
+
+/* The frozen overlays are in base now (owned by the disk from then on). */
+void disk_rebase(struct disk *disk, struct space *base);
+
+/* Puts the disk to base (owned by the disk from then on) and forgets all overlays. */
+int disk_reset(struct disk *disk, struct space *base, struct error *err);
+
+/* Removes the overlays of all disks of the machine in dir, durably. */
+int disk_remove_overlays(const char *dir, struct error *err);
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtio-mmio transport, version 2 (virtio 1.2, 4.2), and what a device
+ * behind it is. The transport is a struct device on the MMIO bus; a kick arrives
+ * by an eventfd and is served by virtio_kick() in the event loop.
+ */
+#ifndef STASIS_VMM_DEVICES_VIRTIO_H
+#define STASIS_VMM_DEVICES_VIRTIO_H
+
+#include "vmm/devices/device.h"
+#include "vmm/devices/virtq.h"
+
+#include <stdbool.h>
+
+#define VIRTIO_QUEUES_MAX 4u
+#define VIRTIO_QUEUE_NOTIFY 0x50u /* offset of the register that kicks */
+
+enum virtio_device_id {
+    VIRTIO_ID_BLOCK = 2,
+    VIRTIO_ID_ENTROPY = 4,
+};
+
+struct virtio;
+
+struct virtio_ops {
+    const char *name;
+    uint32_t device_id;
+    uint64_t features; /* beside VERSION_1 and INDIRECT_DESC */
+    unsigned queue_count;
+    uint16_t queue_size_max;
+    /* Serves one chain of a queue and says how many bytes it wrote. -EPROTO: the
+     * driver broke the device's protocol. */
+    int (*serve)(void *device, unsigned queue, const struct virtq_chain *chain,
+                 uint32_t *written_out);
+    /* Little-endian configuration space; length bytes. May be NULL with 0. */
+    void (*config)(void *device, uint8_t *out);
+    size_t config_bytes;
+    void (*reset)(void *device);
+    void (*save)(void *device, uint16_t slot, struct state_writer *w);
+    int (*restore)(void *device, uint16_t slot, const void *state, size_t length,
+                   struct error *err);
+    void (*destroy)(void *device);
+};
+
+/* Makes the transport in slot (its state instance) around a device, which it
+ * then owns. Aborts only when memory is out. */
+struct device *virtio_create(uint16_t slot, const struct virtio_ops *ops, void *device,
+                             struct memory *mem, const struct irq_line *irq);
+
+/* Serves all chains that the driver has offered on all queues. */
+void virtio_kick(struct device *transport);
+
+/* The features the driver accepted; for the device. */
+uint64_t virtio_features(const struct virtio *transport);
+
+/* ---- devices ---- */
+
+struct disk;
+
+/* A block device over disk (borrowed): virtio 1.2, 5.2. mem is borrowed. */
+struct device *virtio_blk_create(uint16_t slot, struct disk *disk, struct memory *mem,
+                                 const struct irq_line *irq);
+
+/* An entropy source fed by getrandom(2): virtio 1.2, 5.4. */
+struct device *virtio_rng_create(uint16_t slot, struct memory *mem, const struct irq_line *irq);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtual machine as KVM sees it: RAM slots, the in-kernel interrupt
+ * controllers, vCPUs each in a thread of its own. Follows the kernel's
+ * Documentation/virt/kvm/api.rst; knows nothing of devices or checkpoints
+ * beyond handing over exits and state records.
+ */
+#ifndef STASIS_VMM_KVM_KVM_H
+#define STASIS_VMM_KVM_KVM_H
+
+#include "base/error.h"
+#include "imgfmt/state.h"
+#include "vmm/memory.h"
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct kvm_vm;
+
+enum vm_stop {
+    VM_STOP_NONE,
+    VM_STOP_POWER_OFF, /* the guest switched itself off */
+    VM_STOP_RESET,     /* the guest asked for a reset, or a triple fault */
+    VM_STOP_ERROR,     /* KVM could not go on; see the message */
+};
+
+/* How the rest of the machine serves the guest. Called from vCPU threads. */
+struct vm_exits {
+    void (*io)(bool is_write, uint16_t port, unsigned size, uint8_t *data, void *context);
+    void (*mmio)(bool is_write, uint64_t gpa, unsigned size, uint8_t *data, void *context);
+    /* A vCPU cannot go on. It stays parked; called at most once a vCPU. */
+    void (*stopped)(enum vm_stop why, const char *message, void *context);
+    void *context;
+};
+
+/*
+ * Makes a VM over mem (borrowed, must outlive the VM) with `vcpus` vCPUs, dirty
+ * logging on, irqchip and PIT in the kernel. No vCPU runs yet.
+ * STATUS_HOST_CANNOT with a hint where /dev/kvm is missing or lacks something.
+ */
+int vm_create(struct memory *mem, unsigned vcpus, const struct vm_exits *exits, struct kvm_vm **out,
+              struct error *err);
+void vm_free(struct kvm_vm *vm); /* stops and joins the vCPU threads */
+
+/* For a fresh boot: CPUID, boot MSRs, local APIC lines, and the registers of
+ * vCPU 0. Either this or vm_state_restore() comes before vm_start(). */
+int vm_prepare_boot(struct kvm_vm *vm, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
+                    struct error *err);
+int vm_get_sregs(struct kvm_vm *vm, struct kvm_sregs *out, struct error *err);
+
+/* Starts the vCPU threads, parked. */
+int vm_start(struct kvm_vm *vm, struct error *err);
+
+/*
+ * Stops all vCPUs at an instruction boundary with no I/O pending and waits until
+ * they are parked; vm_resume() lets them go on. Not nested. The caller must not
+ * hold a lock that the exit callbacks take.
+ */
+void vm_pause(struct kvm_vm *vm);
+void vm_resume(struct kvm_vm *vm);
+
+/* Injects one edge of an interrupt line; synchronous. Any thread. */
+void vm_irq_raise(void *vm, uint32_t gsi);
+
+/* Lets writes of 4 bytes to gpa signal fd instead of exiting. */
+int vm_ioeventfd(struct kvm_vm *vm, uint64_t gpa, int fd, struct error *err);
+
+/*
+ * Reads and clears KVM's dirty log into bits (one a RAM page, mem->dirty_words
+ * words, OR-ed in). vCPUs are paused, or pages may be missed.
+ */
+int vm_dirty_log(struct kvm_vm *vm, uint64_t *bits, struct error *err);
+
+/* ---- state: vmm/kvm/state.c; vCPUs are parked or not yet started ---- */
+
+/* How time goes on after a restore. */
+struct vm_clock_policy {
+    bool host;            /* advance by the wall time that has passed */
+    int64_t *wall_us_out; /* guest's wall clock at the save, or NULL */
+};
+
+int vm_state_save(struct kvm_vm *vm, int64_t guest_wall_us, struct state_writer *w,
+                  struct error *err);
+/* bytes passed state_check(). Works on a fresh VM and on one that has run. */
+int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
+                     const struct vm_clock_policy *clock, struct error *err);
+
+/* Exits to user space since the start, all vCPUs. */
+uint64_t vm_exit_count(struct kvm_vm *vm);
+
+#endif

@@ -1,0 +1,550 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vCPU and VM state as records. Payloads are KVM's own structures (api.rst),
+ * whose layout is ABI; lists (CPUID, MSRs) are a count and entries.
+ *
+ * Order matters, see the tables below. Saving: MP_STATE first, because reading
+ * it makes the kernel settle pending INIT/SIPI events; VCPU_EVENTS last, because
+ * the others may still move an event. Restoring: CPUID before what depends on
+ * it, SREGS before the LAPIC (the APIC base lives there), MSRs after the LAPIC
+ * (TSC_DEADLINE needs its timer mode), TSC before TSC_DEADLINE.
+ */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "vmm/kvm/internal.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+
+enum {
+    RECORD_V1 = 1,
+    MSRS_MAX = 512,
+    MSR_TSC = 0x10,
+    MSR_TSC_DEADLINE = 0x6e0,
+    MSR_XSS = 0xda0,
+    MSR_SPEC_CTRL = 0x48,
+    TSC_TOLERANCE_PPM = 250, /* what guests' clock code copes with */
+};
+
+#define NS_PER_US 1000
+
+/* ---- fixed-size records ---- */
+
+struct fixed {
+    enum state_type type;
+    unsigned long get;
+    unsigned long set;
+    size_t size;
+    const char *what;
+};
+
+static const struct fixed fixed_mp_state = {STATE_VCPU_MP_STATE, KVM_GET_MP_STATE, KVM_SET_MP_STATE,
+                                            sizeof(struct kvm_mp_state), "run state"};
+static const struct fixed fixed_regs = {STATE_VCPU_REGS, KVM_GET_REGS, KVM_SET_REGS,
+                                        sizeof(struct kvm_regs), "registers"};
+static const struct fixed fixed_sregs = {STATE_VCPU_SREGS, KVM_GET_SREGS, KVM_SET_SREGS,
+                                         sizeof(struct kvm_sregs), "system registers"};
+static const struct fixed fixed_xcrs = {STATE_VCPU_XCRS, KVM_GET_XCRS, KVM_SET_XCRS,
+                                        sizeof(struct kvm_xcrs), "extended control registers"};
+static const struct fixed fixed_debugregs = {STATE_VCPU_DEBUGREGS, KVM_GET_DEBUGREGS,
+                                             KVM_SET_DEBUGREGS, sizeof(struct kvm_debugregs),
+                                             "debug registers"};
+static const struct fixed fixed_lapic = {STATE_VCPU_LAPIC, KVM_GET_LAPIC, KVM_SET_LAPIC,
+                                         sizeof(struct kvm_lapic_state), "local APIC"};
+static const struct fixed fixed_events = {STATE_VCPU_EVENTS, KVM_GET_VCPU_EVENTS,
+                                          KVM_SET_VCPU_EVENTS, sizeof(struct kvm_vcpu_events),
+                                          "pending events"};
+static const struct fixed fixed_pit = {STATE_VM_PIT, KVM_GET_PIT2, KVM_SET_PIT2,
+                                       sizeof(struct kvm_pit_state2), "timer"};
+
+/* The largest of the above. */
+union fixed_payload {
+    uint64_t align;
+    struct kvm_sregs sregs;
+    struct kvm_lapic_state lapic;
+    struct kvm_xcrs xcrs;
+    struct kvm_vcpu_events events;
+    struct kvm_debugregs debugregs;
+    struct kvm_pit_state2 pit;
+    struct kvm_regs regs;
+};
+
+static int save_fixed(int fd, const struct fixed *f, uint16_t instance, struct state_writer *w,
+                      struct error *err)
+{
+    union fixed_payload payload = {0};
+
+    int r = kvm_ioctl(fd, f->get, &payload, f->what, err);
+    if (r < 0)
+        return r;
+    state_writer_begin(w, f->type, instance, RECORD_V1, 0);
+    state_put_bytes(w, &payload, f->size);
+    state_writer_end(w);
+    return 0;
+}
+
+/* Finds a record this code must have, of a version it knows. */
+static int find_record(const void *bytes, size_t length, enum state_type type, uint16_t instance,
+                       struct state_record *out, struct error *err)
+{
+    if (state_find(bytes, length, type, instance, out) < 0)
+        return error_corrupt(err, "the device state has no record %s for instance %u",
+                             state_type_name(type), instance);
+    if (out->version != RECORD_V1) {
+        error_set(err, STATUS_CORRUPT, EPROTONOSUPPORT,
+                  "record %s has version %u, this program knows %d", state_type_name(type),
+                  out->version, RECORD_V1);
+        error_hint(err, "use a newer stasis");
+        return -EPROTONOSUPPORT;
+    }
+    return 0;
+}
+
+static int restore_fixed(int fd, const struct fixed *f, uint16_t instance, const void *bytes,
+                         size_t length, struct error *err)
+{
+    union fixed_payload payload = {0};
+    struct state_record record;
+
+    int r = find_record(bytes, length, f->type, instance, &record, err);
+    if (r < 0)
+        return r;
+    state_get_bytes(&record, &payload, f->size);
+    if ((r = state_record_done(&record, err)) < 0)
+        return r;
+    return kvm_ioctl(fd, f->set, &payload, f->what, err);
+}
+
+/* ---- XSAVE: sized by the host ---- */
+
+static int save_xsave(struct vcpu *vcpu, struct state_writer *w, struct error *err)
+{
+    size_t size = vcpu->vm->xsave_bytes;
+    _cleanup_free_ void *area = calloc(1, size);
+    if (area == NULL)
+        return error_errno(err, ENOMEM, "cannot save the FPU state");
+    bool large = size > sizeof(struct kvm_xsave);
+
+    int r = kvm_ioctl(vcpu->fd, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area, "FPU state", err);
+    if (r < 0)
+        return r;
+    state_writer_begin(w, STATE_VCPU_XSAVE, (uint16_t)vcpu->index, RECORD_V1, 0);
+    state_put_bytes(w, area, size);
+    state_writer_end(w);
+    return 0;
+}
+
+static int restore_xsave(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
+{
+    struct state_record record;
+    size_t size = vcpu->vm->xsave_bytes;
+
+    int r = find_record(bytes, length, STATE_VCPU_XSAVE, (uint16_t)vcpu->index, &record, err);
+    if (r < 0)
+        return r;
+    /* A host with fewer features takes a larger image if the rest is zero. */
+    size_t stored = record.length;
+    _cleanup_free_ uint8_t *area = calloc(1, stored > size ? stored : size);
+    if (area == NULL)
+        return error_errno(err, ENOMEM, "cannot restore the FPU state");
+    state_get_bytes(&record, area, stored);
+    for (size_t i = size; i < stored; i++)
+        if (area[i] != 0) {
+            error_set(err, STATUS_HOST_CANNOT, ENOTSUP,
+                      "the checkpoint uses FPU state that this host's CPU does not have");
+            error_hint(err, "restore it on a host with the same CPU features");
+            return -ENOTSUP;
+        }
+    return kvm_ioctl(vcpu->fd, KVM_SET_XSAVE, area, "FPU state", err);
+}
+
+/* ---- TSC frequency ---- */
+
+static int save_tsc_khz(struct vcpu *vcpu, struct state_writer *w)
+{
+    int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+
+    state_writer_begin(w, STATE_VCPU_TSC_KHZ, (uint16_t)vcpu->index, RECORD_V1, 0);
+    state_put_u32(w, khz > 0 ? (uint32_t)khz : 0);
+    state_writer_end(w);
+    return 0;
+}
+
+static int restore_tsc_khz(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
+{
+    struct state_record record;
+
+    int r = find_record(bytes, length, STATE_VCPU_TSC_KHZ, (uint16_t)vcpu->index, &record, err);
+    if (r < 0)
+        return r;
+    uint64_t saved = state_get_u32(&record);
+    int now = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+    if (saved == 0 || now <= 0)
+        return 0;
+    uint64_t apart = saved > (uint64_t)now ? saved - (uint64_t)now : (uint64_t)now - saved;
+    if (apart * 1000000 <= saved * TSC_TOLERANCE_PPM)
+        return 0;
+    if (ioctl(vcpu->fd, KVM_SET_TSC_KHZ, (unsigned long)saved) < 0) {
+        error_set(err, STATUS_HOST_CANNOT, ENOTSUP,
+                  "the checkpoint's time-stamp counter runs at %llu kHz, this host's at %d kHz, "
+                  "and its CPU cannot scale",
+                  (unsigned long long)saved, now);
+        error_hint(err, "restore it on a host with TSC scaling or the same frequency");
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+/* ---- CPUID ---- */
+
+static struct kvm_cpuid2 *cpuid_alloc(void)
+{
+    return calloc(1, sizeof(struct kvm_cpuid2) +
+                         VCPU_CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
+}
+
+static int save_cpuid(struct vcpu *vcpu, struct state_writer *w, struct error *err)
+{
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = cpuid_alloc();
+    if (cpuid == NULL)
+        return error_errno(err, ENOMEM, "cannot save the CPU features");
+    cpuid->nent = VCPU_CPUID_ENTRIES_MAX;
+    int r = kvm_ioctl(vcpu->fd, KVM_GET_CPUID2, cpuid, "CPU features", err);
+    if (r < 0)
+        return r;
+    state_writer_begin(w, STATE_VCPU_CPUID, (uint16_t)vcpu->index, RECORD_V1, 0);
+    state_put_u32(w, cpuid->nent);
+    state_put_u32(w, 0);
+    state_put_bytes(w, cpuid->entries, cpuid->nent * sizeof(cpuid->entries[0]));
+    state_writer_end(w);
+    return 0;
+}
+
+static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
+{
+    struct state_record record;
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = cpuid_alloc();
+    if (cpuid == NULL)
+        return error_errno(err, ENOMEM, "cannot restore the CPU features");
+
+    int r = find_record(bytes, length, STATE_VCPU_CPUID, (uint16_t)vcpu->index, &record, err);
+    if (r < 0)
+        return r;
+    uint32_t count = state_get_u32(&record);
+    state_get_u32(&record);
+    if (count > VCPU_CPUID_ENTRIES_MAX)
+        return error_corrupt(err, "the device state lists %u CPU features", count);
+    state_get_bytes(&record, cpuid->entries, count * sizeof(cpuid->entries[0]));
+    if ((r = state_record_done(&record, err)) < 0)
+        return r;
+    cpuid->nent = count;
+    return kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid, "the checkpoint's CPU features", err);
+}
+
+/* ---- MSRs ---- */
+
+/* The host's list, the KVM paravirtual ones (0x4b564d00-ff) being part of it in
+ * any kernel since 2.6.3x, and the two that only some list. */
+static int msr_list(struct kvm_vm *vm, uint32_t *indices, uint32_t *count_out, struct error *err)
+{
+    static const uint32_t extra[] = {MSR_XSS, MSR_SPEC_CTRL};
+    struct {
+        struct kvm_msr_list head;
+        uint32_t indices[MSRS_MAX];
+    } list = {.head.nmsrs = MSRS_MAX};
+
+    int r = kvm_ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &list, "to list MSRs", err);
+    if (r < 0)
+        return r;
+    uint32_t count = list.head.nmsrs;
+    memcpy(indices, list.indices, count * sizeof(*indices));
+    for (size_t i = 0; i < ARRAY_LEN(extra); i++) {
+        bool listed = false;
+        for (uint32_t j = 0; j < count; j++)
+            listed = listed || indices[j] == extra[i];
+        if (!listed && count < MSRS_MAX)
+            indices[count++] = extra[i];
+    }
+    *count_out = count;
+    return 0;
+}
+
+static struct kvm_msrs *msrs_alloc(void)
+{
+    return calloc(1, sizeof(struct kvm_msrs) + MSRS_MAX * sizeof(struct kvm_msr_entry));
+}
+
+/* Reads those of the list that this vCPU has: KVM_GET_MSRS stops at the first it
+ * refuses (the list is of the host, not of the vCPU's features), so skip it. */
+static int read_msrs(struct vcpu *vcpu, struct kvm_msrs *out, struct error *err)
+{
+    uint32_t indices[MSRS_MAX];
+    uint32_t count;
+    _cleanup_free_ struct kvm_msrs *chunk = msrs_alloc();
+    if (chunk == NULL)
+        return error_errno(err, ENOMEM, "cannot save MSRs");
+
+    int r = msr_list(vcpu->vm, indices, &count, err);
+    if (r < 0)
+        return r;
+    uint32_t kept = 0;
+    for (uint32_t next = 0; next < count;) {
+        chunk->nmsrs = count - next;
+        for (uint32_t i = 0; i < chunk->nmsrs; i++)
+            chunk->entries[i] = (struct kvm_msr_entry){.index = indices[next + i]};
+        int got = kvm_ioctl(vcpu->fd, KVM_GET_MSRS, chunk, "to read MSRs", err);
+        if (got < 0)
+            return got;
+        memcpy(&out->entries[kept], chunk->entries, (uint32_t)got * sizeof(out->entries[0]));
+        kept += (uint32_t)got;
+        next += (uint32_t)got + 1;
+    }
+    out->nmsrs = kept;
+    return 0;
+}
+
+static int save_msrs(struct vcpu *vcpu, struct state_writer *w, struct error *err)
+{
+    _cleanup_free_ struct kvm_msrs *msrs = msrs_alloc();
+    if (msrs == NULL)
+        return error_errno(err, ENOMEM, "cannot save MSRs");
+    int r = read_msrs(vcpu, msrs, err);
+    if (r < 0)
+        return r;
+    state_writer_begin(w, STATE_VCPU_MSRS, (uint16_t)vcpu->index, RECORD_V1, 0);
+    state_put_u32(w, msrs->nmsrs);
+    state_put_u32(w, 0);
+    for (uint32_t i = 0; i < msrs->nmsrs; i++) {
+        state_put_u64(w, msrs->entries[i].index);
+        state_put_u64(w, msrs->entries[i].data);
+    }
+    state_writer_end(w);
+    return 0;
+}
+
+static int write_msr_list(struct vcpu *vcpu, struct kvm_msrs *msrs, struct error *err)
+{
+    int r = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, msrs, "MSRs", err);
+    if (r < 0)
+        return r;
+    if ((uint32_t)r == msrs->nmsrs)
+        return 0;
+    error_set(err, STATUS_HOST_CANNOT, ENOTSUP, "KVM refused MSR 0x%x = 0x%llx",
+              msrs->entries[r].index, msrs->entries[r].data);
+    error_hint(err, "restore the checkpoint on a host with the same CPU features");
+    return -ENOTSUP;
+}
+
+static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, uint64_t tsc_advance,
+                        struct error *err)
+{
+    struct state_record record;
+    struct kvm_msr_entry deadline = {0};
+    _cleanup_free_ struct kvm_msrs *msrs = msrs_alloc();
+    if (msrs == NULL)
+        return error_errno(err, ENOMEM, "cannot restore MSRs");
+
+    int r = find_record(bytes, length, STATE_VCPU_MSRS, (uint16_t)vcpu->index, &record, err);
+    if (r < 0)
+        return r;
+    uint32_t count = state_get_u32(&record);
+    state_get_u32(&record);
+    if (count > MSRS_MAX)
+        return error_corrupt(err, "the device state lists %u MSRs", count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct kvm_msr_entry entry = {.index = (uint32_t)state_get_u64(&record)};
+        entry.data = state_get_u64(&record);
+        if (entry.index == MSR_TSC)
+            entry.data += tsc_advance;
+        if (entry.index == MSR_TSC_DEADLINE)
+            deadline = entry;
+        else
+            msrs->entries[msrs->nmsrs++] = entry;
+    }
+    if ((r = state_record_done(&record, err)) < 0)
+        return r;
+    if (deadline.index != 0)
+        msrs->entries[msrs->nmsrs++] = deadline; /* after TSC, which it is relative to */
+    return write_msr_list(vcpu, msrs, err);
+}
+
+/* ---- one vCPU ---- */
+
+static int save_vcpu(struct vcpu *vcpu, struct state_writer *w, struct error *err)
+{
+    uint16_t n = (uint16_t)vcpu->index;
+    int r;
+
+    if ((r = save_fixed(vcpu->fd, &fixed_mp_state, n, w, err)) < 0 ||
+        (r = save_fixed(vcpu->fd, &fixed_regs, n, w, err)) < 0 ||
+        (r = save_fixed(vcpu->fd, &fixed_sregs, n, w, err)) < 0 ||
+        (r = save_xsave(vcpu, w, err)) < 0 ||
+        (r = save_fixed(vcpu->fd, &fixed_xcrs, n, w, err)) < 0 ||
+        (r = save_fixed(vcpu->fd, &fixed_debugregs, n, w, err)) < 0 ||
+        (r = save_fixed(vcpu->fd, &fixed_lapic, n, w, err)) < 0 ||
+        (r = save_tsc_khz(vcpu, w)) < 0 || (r = save_cpuid(vcpu, w, err)) < 0 ||
+        (r = save_msrs(vcpu, w, err)) < 0)
+        return r;
+    return save_fixed(vcpu->fd, &fixed_events, n, w, err);
+}
+
+static int restore_vcpu(struct vcpu *vcpu, const void *bytes, size_t length, uint64_t tsc_advance,
+                        struct error *err)
+{
+    uint16_t n = (uint16_t)vcpu->index;
+    int r;
+
+    if ((r = restore_tsc_khz(vcpu, bytes, length, err)) < 0 ||
+        (r = restore_cpuid(vcpu, bytes, length, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_mp_state, n, bytes, length, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_regs, n, bytes, length, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_sregs, n, bytes, length, err)) < 0 ||
+        (r = restore_xsave(vcpu, bytes, length, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_xcrs, n, bytes, length, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_debugregs, n, bytes, length, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_lapic, n, bytes, length, err)) < 0 ||
+        (r = restore_msrs(vcpu, bytes, length, tsc_advance, err)) < 0 ||
+        (r = restore_fixed(vcpu->fd, &fixed_events, n, bytes, length, err)) < 0)
+        error_prefix(err, "vCPU %u", vcpu->index);
+    return r;
+}
+
+/* ---- the VM ---- */
+
+static int save_irqchip(struct kvm_vm *vm, uint32_t chip, enum state_type type, uint16_t instance,
+                        struct state_writer *w, struct error *err)
+{
+    struct kvm_irqchip state = {.chip_id = chip};
+
+    int r = kvm_ioctl(vm->fd, KVM_GET_IRQCHIP, &state, "interrupt controller state", err);
+    if (r < 0)
+        return r;
+    state_writer_begin(w, type, instance, RECORD_V1, 0);
+    state_put_bytes(w, &state.chip, sizeof(state.chip));
+    state_writer_end(w);
+    return 0;
+}
+
+static int restore_irqchip(struct kvm_vm *vm, uint32_t chip, enum state_type type,
+                           uint16_t instance, const void *bytes, size_t length, struct error *err)
+{
+    struct kvm_irqchip state = {.chip_id = chip};
+    struct state_record record;
+
+    int r = find_record(bytes, length, type, instance, &record, err);
+    if (r < 0)
+        return r;
+    state_get_bytes(&record, &state.chip, sizeof(state.chip));
+    if ((r = state_record_done(&record, err)) < 0)
+        return r;
+    return kvm_ioctl(vm->fd, KVM_SET_IRQCHIP, &state, "interrupt controller state", err);
+}
+
+static int save_clock(struct kvm_vm *vm, int64_t guest_wall_us, struct state_writer *w,
+                      struct error *err)
+{
+    struct kvm_clock_data clock = {0};
+
+    int r = kvm_ioctl(vm->fd, KVM_GET_CLOCK, &clock, "the clock", err);
+    if (r < 0)
+        return r;
+    state_writer_begin(w, STATE_VM_CLOCK, 0, RECORD_V1, 0);
+    state_put_u64(w, clock.clock);
+    state_put_u64(w, (uint64_t)clock_wall_us());
+    state_put_u64(w, (uint64_t)guest_wall_us);
+    state_writer_end(w);
+    return 0;
+}
+
+struct saved_clock {
+    uint64_t kvmclock_ns;
+    int64_t host_wall_us;
+    int64_t guest_wall_us;
+};
+
+static int read_clock(const void *bytes, size_t length, struct saved_clock *out, struct error *err)
+{
+    struct state_record record;
+
+    int r = find_record(bytes, length, STATE_VM_CLOCK, 0, &record, err);
+    if (r < 0)
+        return r;
+    out->kvmclock_ns = state_get_u64(&record);
+    out->host_wall_us = (int64_t)state_get_u64(&record);
+    out->guest_wall_us = (int64_t)state_get_u64(&record);
+    return state_record_done(&record, err);
+}
+
+int vm_state_save(struct kvm_vm *vm, int64_t guest_wall_us, struct state_writer *w,
+                  struct error *err)
+{
+    int r;
+
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        if ((r = save_vcpu(&vm->vcpus[i], w, err)) < 0)
+            return r;
+    if ((r = save_fixed(vm->fd, &fixed_pit, 0, w, err)) < 0 ||
+        (r = save_clock(vm, guest_wall_us, w, err)) < 0 ||
+        (r = save_irqchip(vm, KVM_IRQCHIP_PIC_MASTER, STATE_VM_PIC, 0, w, err)) < 0 ||
+        (r = save_irqchip(vm, KVM_IRQCHIP_PIC_SLAVE, STATE_VM_PIC, 1, w, err)) < 0)
+        return r;
+    return save_irqchip(vm, KVM_IRQCHIP_IOAPIC, STATE_VM_IOAPIC, 0, w, err);
+}
+
+/* How far guest time is to jump: by what the guest's wall clock is behind the
+ * host's, never backwards. */
+static uint64_t clock_advance_ns(const struct saved_clock *saved,
+                                 const struct vm_clock_policy *policy)
+{
+    int64_t behind_us = clock_wall_us() - saved->guest_wall_us;
+
+    if (!policy->host || behind_us <= 0)
+        return 0;
+    return (uint64_t)behind_us * NS_PER_US;
+}
+
+static uint64_t tsc_ticks(struct kvm_vm *vm, uint64_t ns)
+{
+    int khz = ioctl(vm->vcpus[0].fd, KVM_GET_TSC_KHZ, 0);
+
+    if (khz <= 0)
+        return 0;
+    return (uint64_t)((unsigned __int128)ns * (unsigned)khz / 1000000);
+}
+
+/* Tells guests with kvmclock that they were stopped, so that their watchdogs do
+ * not fire; a guest without kvmclock gives EINVAL. */
+static void announce_pause(struct kvm_vm *vm)
+{
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
+int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
+                     const struct vm_clock_policy *policy, struct error *err)
+{
+    struct saved_clock saved;
+    struct kvm_clock_data clock = {0};
+
+    int r = read_clock(bytes, length, &saved, err);
+    if (r < 0)
+        return r;
+    uint64_t advance_ns = clock_advance_ns(&saved, policy);
+    uint64_t tsc_advance = tsc_ticks(vm, advance_ns);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        if ((r = restore_vcpu(&vm->vcpus[i], bytes, length, tsc_advance, err)) < 0)
+            return r;
+    clock.clock = saved.kvmclock_ns + advance_ns;
+    if ((r = restore_fixed(vm->fd, &fixed_pit, 0, bytes, length, err)) < 0 ||
+        (r = kvm_ioctl(vm->fd, KVM_SET_CLOCK, &clock, "the clock", err)) < 0 ||
+        (r = restore_irqchip(vm, KVM_IRQCHIP_PIC_MASTER, STATE_VM_PIC, 0, bytes, length, err)) <
+            0 ||
+        (r = restore_irqchip(vm, KVM_IRQCHIP_PIC_SLAVE, STATE_VM_PIC, 1, bytes, length, err)) < 0 ||
+        (r = restore_irqchip(vm, KVM_IRQCHIP_IOAPIC, STATE_VM_IOAPIC, 0, bytes, length, err)) < 0)
+        return r;
+    announce_pause(vm);
+    if (policy->wall_us_out != NULL)
+        *policy->wall_us_out = saved.guest_wall_us + (int64_t)(advance_ns / NS_PER_US);
+    return 0;
+}
