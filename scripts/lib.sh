@@ -63,9 +63,9 @@ find_busybox() {
 # the kernel is left out; what is nowhere is an error. (The packages are only
 # unpacked, so there is no modules.dep to ask modprobe with.)
 module_closure() {
-    local root=("$1"/lib/modules/*)
+    local versions=("$1"/lib/modules/*)
     declare -A seen=()
-    _module_closure_dir=${root[0]}
+    _module_closure_dir=${versions[0]}
     shift
     local name
     for name; do
