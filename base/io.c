@@ -148,6 +148,20 @@ int io_write_file(int dirfd, const char *path, const void *buf, size_t length, m
     return sync_parent(dirfd, path);
 }
 
+/* A directory that exists is as good as a new one; another file is not. */
+static int make_dir(const char *path, mode_t mode)
+{
+    struct stat st;
+
+    if (mkdir(path, mode) == 0)
+        return 0;
+    if (errno != EEXIST)
+        return -errno;
+    if (stat(path, &st) < 0)
+        return -errno;
+    return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
 int io_make_dirs(const char *path, mode_t mode)
 {
     _cleanup_free_ char *copy = io_format("%s", path);
@@ -156,13 +170,12 @@ int io_make_dirs(const char *path, mode_t mode)
         if (*p != '/')
             continue;
         *p = '\0';
-        if (mkdir(copy, mode) < 0 && errno != EEXIST)
-            return -errno;
+        int r = make_dir(copy, mode);
+        if (r < 0)
+            return r;
         *p = '/';
     }
-    if (mkdir(copy, mode) < 0 && errno != EEXIST)
-        return -errno;
-    return 0;
+    return make_dir(copy, mode);
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
