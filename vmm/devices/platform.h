@@ -27,8 +27,12 @@ size_t serial_input_room(const struct device *serial);
 
 /* ---- MC146818 real-time clock and CMOS memory, 2 ports ---- */
 
+#define RTC_CENTURY 0x32 /* CMOS index of the century; the FADT says so */
+
 /* now_us: wall clock the guest shall see, microseconds since 1970. Registers are
- * computed from it when read; alarms and periodic interrupts are not raised. */
+ * computed from it when read; when the guest sets the time the difference is kept
+ * and saved. Alarms and periodic interrupts are not raised, but their flags can be
+ * polled (not the alarm's). */
 struct device *rtc_create(int64_t (*now_us)(void *context), void *context);
 
 /* ---- i8042 keyboard controller, ports 0x60 and 0x64 as offsets 0 and 4 ---- */
@@ -43,6 +47,9 @@ bool i8042_ctrl_alt_del(struct device *i8042);
 
 /* ---- ACPI sleep control, sleep status and reset registers (ACPI 6.4, 4.8.3.7)
  * 3 ports ---- */
+
+#define ACPI_PM_S5 5    /* sleep type that powers off; the DSDT says so */
+#define ACPI_PM_RESET 1 /* what to write into the reset register; the FADT says so */
 
 struct device *acpi_pm_create(void (*power_off)(void *context), void (*reset)(void *context),
                               void *context);
