@@ -17,7 +17,8 @@
 #include <stdint.h>
 
 struct registry_options {
-    /* what: "packing", "uploading", "downloading"; bytes; non-zero cancels; may be NULL */
+    /* what: "connecting", "packing", "uploading", "downloading"; bytes, total 0 if it is
+     * not known yet; non-zero cancels; may be NULL */
     int (*progress)(const char *what, uint64_t done, uint64_t total, void *context);
     void *context;
     bool plain_http; /* also chosen by itself for localhost and 127.0.0.0/8 */
