@@ -166,8 +166,8 @@ int io_make_dirs(const char *path, mode_t mode)
 {
     _cleanup_free_ char *copy = io_format("%s", path);
 
-    for (char *p = copy + 1; *p != '\0'; p++) {
-        if (*p != '/')
+    for (char *p = copy; *p != '\0'; p++) {
+        if (*p != '/' || p == copy)
             continue;
         *p = '\0';
         int r = make_dir(copy, mode);

@@ -179,6 +179,13 @@ static void directories_are_made_down_the_path(void **state)
     assert_int_equal(io_make_dirs(file, 0700), -ENOTDIR);
 }
 
+static void a_directory_without_a_name_is_not_made(void **state)
+{
+    (void)state;
+    assert_int_equal(io_make_dirs("", 0700), -ENOENT);
+    assert_int_equal(io_make_dirs("/", 0700), 0);
+}
+
 static void removing_a_tree_does_not_follow_links(void **state)
 {
     _cleanup_free_ char *keep = io_format("%s/keep/file", (char *)*state);
@@ -235,6 +242,7 @@ int main(void)
         TEST(a_pipe_carries_more_than_it_holds),
         TEST(writes_land_at_their_offset),
         TEST(directories_are_made_down_the_path),
+        cmocka_unit_test(a_directory_without_a_name_is_not_made),
         TEST(removing_a_tree_does_not_follow_links),
         TEST(cleanup_steals_and_closes),
     };
