@@ -22,8 +22,8 @@ struct kvm_vm;
 enum vm_stop {
     VM_STOP_NONE,
     VM_STOP_POWER_OFF, /* the guest switched itself off */
-    VM_STOP_RESET,     /* the guest asked for a reset, or a triple fault */
-    VM_STOP_ERROR,     /* KVM could not go on; see the message */
+    VM_STOP_RESET,     /* the guest asked for a reset */
+    VM_STOP_ERROR,     /* it cannot go on: a triple fault, or KVM gave up; see the message */
 };
 
 /* How the rest of the machine serves the guest. Called from vCPU threads. */

@@ -108,7 +108,7 @@ static bool serve_exit(struct vcpu *vcpu)
     case KVM_EXIT_IRQ_WINDOW_OPEN:
         return true;
     case KVM_EXIT_SHUTDOWN:
-        report_stop(vcpu, VM_STOP_RESET, "triple fault");
+        report_stop(vcpu, VM_STOP_ERROR, "the guest's CPU stopped at a triple fault");
         return false;
     case KVM_EXIT_SYSTEM_EVENT:
         report_stop(vcpu,

@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/board.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "vmm/boot/boot.h"
+#include "vmm/devices/virtio.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+/* ---- buses ---- */
+
+static void bus_add(struct bus *bus, uint64_t start, uint64_t length, struct device *device)
+{
+    if (bus->count == BOARD_BUS_RANGES_MAX)
+        abort();
+    bus->ranges[bus->count++] =
+        (struct bus_range){.start = start, .length = length, .device = device};
+}
+
+static const struct bus_range *bus_find(const struct bus *bus, uint64_t address)
+{
+    for (unsigned i = 0; i < bus->count; i++)
+        if (address - bus->ranges[i].start < bus->ranges[i].length)
+            return &bus->ranges[i];
+    return NULL;
+}
+
+/* Nobody there: reads are all ones, writes are lost, as on a real bus. */
+static void bus_access(struct board *board, const struct bus *bus, bool is_write, uint64_t address,
+                       unsigned size, uint8_t *data)
+{
+    const struct bus_range *range = bus_find(bus, address);
+    uint64_t value = UINT64_MAX;
+
+    if (size > sizeof(value))
+        return;
+    if (range == NULL) {
+        if (!is_write)
+            memcpy(data, &value, size);
+        return;
+    }
+    struct device *device = range->device;
+    uint64_t offset = address - range->start;
+    pthread_mutex_lock(&board->device_lock);
+    if (is_write) {
+        value = 0;
+        memcpy(&value, data, size);
+        device->ops->write(device, offset, size, value);
+    } else {
+        value = device->ops->read(device, offset, size);
+        memcpy(data, &value, size);
+        if (device == board->serial)
+            board->events.console_room(board->events.context);
+    }
+    pthread_mutex_unlock(&board->device_lock);
+}
+
+static void on_io(bool is_write, uint16_t port, unsigned size, uint8_t *data, void *context)
+{
+    struct board *board = context;
+
+    bus_access(board, &board->io, is_write, port, size, data);
+}
+
+static void on_mmio(bool is_write, uint64_t gpa, unsigned size, uint8_t *data, void *context)
+{
+    struct board *board = context;
+
+    bus_access(board, &board->mmio, is_write, gpa, size, data);
+}
+
+static void on_vcpu_stopped(enum vm_stop why, const char *message, void *context)
+{
+    struct board *board = context;
+
+    board->events.stopped(why, message, board->events.context);
+}
+
+/* ---- platform devices ---- */
+
+static void on_console_output(const uint8_t *bytes, size_t length, void *context)
+{
+    struct board *board = context;
+
+    board->events.console_output(bytes, length, board->events.context);
+}
+
+static int64_t guest_wall_us(void *context)
+{
+    const struct board *board = context;
+
+    return clock_wall_us() + board->wall_offset_us;
+}
+
+static void on_power_off(void *context)
+{
+    struct board *board = context;
+
+    board->events.stopped(VM_STOP_POWER_OFF, NULL, board->events.context);
+}
+
+static void on_reset(void *context)
+{
+    struct board *board = context;
+
+    board->events.stopped(VM_STOP_RESET, NULL, board->events.context);
+}
+
+static struct irq_line irq_of(struct board *board, uint32_t gsi)
+{
+    return (struct irq_line){.raise = vm_irq_raise, .context = board->vm, .gsi = gsi};
+}
+
+static void add_platform(struct board *board)
+{
+    struct irq_line serial_irq = irq_of(board, LAYOUT_COM1_IRQ);
+    struct irq_line keyboard_irq = irq_of(board, LAYOUT_I8042_IRQ);
+    struct serial_backend backend = {.output = on_console_output, .context = board};
+
+    board->serial = serial_create(&serial_irq, &backend);
+    board->rtc = rtc_create(guest_wall_us, board);
+    board->i8042 = i8042_create(&keyboard_irq, on_reset, board);
+    board->acpi_pm = acpi_pm_create(on_power_off, on_reset, board);
+    bus_add(&board->io, LAYOUT_COM1, 8, board->serial);
+    bus_add(&board->io, LAYOUT_RTC, 2, board->rtc);
+    /* From the data port to the status port; 0x61 between them is the PIT's and
+     * answered in the kernel. */
+    bus_add(&board->io, LAYOUT_I8042_DATA, LAYOUT_I8042_STATUS - LAYOUT_I8042_DATA + 1,
+            board->i8042);
+    bus_add(&board->io, LAYOUT_ACPI_PM, 3, board->acpi_pm);
+}
+
+/* ---- virtio devices ---- */
+
+static int add_virtio(struct board *board, struct device *device, struct error *err)
+{
+    unsigned slot = board->virtio_count;
+    uint64_t gpa = layout_virtio_gpa(slot);
+
+    board->virtio[slot] = device;
+    board->virtio_count++;
+    board->kick_fds[slot] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (board->kick_fds[slot] < 0)
+        return error_errno(err, errno, "cannot make an event for a device");
+    bus_add(&board->mmio, gpa, LAYOUT_VIRTIO_STRIDE, device);
+    return vm_ioeventfd(board->vm, gpa + VIRTIO_QUEUE_NOTIFY, board->kick_fds[slot], err);
+}
+
+static int open_disk(struct board *board, struct store *store, const struct manifest *m,
+                     unsigned index, const char *dir, bool keep, struct error *err)
+{
+    char name[MANIFEST_SPACE_NAME_MAX + 1];
+    struct space *base = NULL;
+
+    snprintf(name, sizeof(name), "disk%u", index);
+    const struct manifest_space *space = manifest_space_find(m, name);
+    if (space == NULL)
+        return error_corrupt(err, "the checkpoint has no space %s", name);
+    int r = space_open(store, &space->root, space->size_bytes, &base, err);
+    if (r < 0)
+        return r;
+    return disk_open(dir, index, base, m->config.disks[index].read_only, keep, &board->disks[index],
+                     err);
+}
+
+/* Slots in order: the disks, then the entropy source. */
+static int add_devices(struct board *board, struct store *store, const struct manifest *m,
+                       const char *dir, bool keep, struct error *err)
+{
+    for (unsigned i = 0; i < m->config.disk_count; i++) {
+        int r = open_disk(board, store, m, i, dir, keep, err);
+        if (r < 0)
+            return r;
+        struct irq_line irq = irq_of(board, layout_virtio_gsi(board->virtio_count));
+        r = add_virtio(
+            board,
+            virtio_blk_create((uint16_t)board->virtio_count, board->disks[i], board->memory, &irq),
+            err);
+        if (r < 0)
+            return r;
+    }
+    if (!m->config.rng)
+        return 0;
+    struct irq_line irq = irq_of(board, layout_virtio_gsi(board->virtio_count));
+    return add_virtio(board, virtio_rng_create((uint16_t)board->virtio_count, board->memory, &irq),
+                      err);
+}
+
+/* ---- the whole ---- */
+
+int board_create(struct store *store, const struct manifest *m, const char *dir, bool keep_overlays,
+                 const struct board_events *events, struct board **out, struct error *err)
+{
+    struct vm_exits exits = {.io = on_io, .mmio = on_mmio, .stopped = on_vcpu_stopped};
+    struct board *board = calloc(1, sizeof(*board));
+    if (board == NULL)
+        return error_errno(err, ENOMEM, "cannot make a machine");
+    board->config = m->config;
+    board->events = *events;
+    pthread_mutex_init(&board->device_lock, NULL);
+    for (unsigned i = 0; i < LAYOUT_VIRTIO_SLOTS; i++)
+        board->kick_fds[i] = -1;
+    exits.context = board;
+
+    int r = memory_create(m->config.memory_bytes, &board->memory, err);
+    if (r == 0)
+        r = vm_create(board->memory, m->config.vcpus, &exits, &board->vm, err);
+    if (r == 0) {
+        add_platform(board);
+        r = add_devices(board, store, m, dir, keep_overlays, err);
+    }
+    if (r < 0) {
+        board_free(board);
+        return r;
+    }
+    *out = board;
+    return 0;
+}
+
+static void destroy_device(struct device *device)
+{
+    if (device != NULL)
+        device->ops->destroy(device);
+}
+
+void board_free(struct board *board)
+{
+    if (board == NULL)
+        return;
+    vm_free(board->vm); /* first: its threads use the rest */
+    for (unsigned i = 0; i < board->virtio_count; i++) {
+        destroy_device(board->virtio[i]);
+        if (board->kick_fds[i] >= 0)
+            close(board->kick_fds[i]);
+    }
+    for (unsigned i = 0; i < MANIFEST_DISKS_MAX; i++)
+        disk_close(board->disks[i]);
+    destroy_device(board->serial);
+    destroy_device(board->rtc);
+    destroy_device(board->i8042);
+    destroy_device(board->acpi_pm);
+    memory_free(board->memory);
+    pthread_mutex_destroy(&board->device_lock);
+    free(board);
+}
+
+/* Reads a whole space into memory. *out stays NULL if the manifest has none. */
+static int read_space(struct store *store, const struct manifest *m, const char *name, void **out,
+                      size_t *length_out, struct error *err)
+{
+    const struct manifest_space *entry = manifest_space_find(m, name);
+    struct space *space = NULL;
+
+    if (entry == NULL)
+        return 0;
+    if (entry->size_bytes > m->config.memory_bytes) {
+        error_set(err, STATUS_FAILED, E2BIG, "the %s is larger than the machine's memory", name);
+        error_hint(err, "give it more with --memory");
+        return -E2BIG;
+    }
+    int r = space_open(store, &entry->root, entry->size_bytes, &space, err);
+    if (r < 0)
+        return r;
+    _cleanup_free_ void *bytes = malloc(entry->size_bytes + 1);
+    r = bytes == NULL ? error_errno(err, ENOMEM, "cannot read the %s", name)
+                      : space_read(space, 0, bytes, entry->size_bytes, err);
+    space_close(space);
+    if (r < 0)
+        return r;
+    *length_out = entry->size_bytes;
+    *out = steal_pointer(bytes);
+    return 0;
+}
+
+int board_boot(struct board *board, struct store *store, const struct manifest *m,
+               struct error *err)
+{
+    _cleanup_free_ void *kernel = NULL;
+    _cleanup_free_ void *initrd = NULL;
+    struct boot_config config = {
+        .cmdline = m->config.cmdline,
+        .vcpus = m->config.vcpus,
+        .virtio_slots = (uint16_t)((1u << board->virtio_count) - 1),
+    };
+    struct boot_entry entry;
+    struct kvm_regs regs = {0};
+    struct kvm_sregs sregs;
+
+    int r = read_space(store, m, "kernel", &kernel, &config.kernel_bytes, err);
+    if (r < 0)
+        return r;
+    if (kernel == NULL)
+        return error_set(err, STATUS_FAILED, ENOEXEC, "the checkpoint has no kernel to boot");
+    if ((r = read_space(store, m, "initrd", &initrd, &config.initrd_bytes, err)) < 0)
+        return r;
+    config.kernel = kernel;
+    config.initrd = initrd;
+    if ((r = boot_load(board->memory, &config, &entry, err)) < 0 ||
+        (r = vm_get_sregs(board->vm, &sregs, err)) < 0)
+        return r;
+    boot_set_registers(&entry, &regs, &sregs);
+    return vm_prepare_boot(board->vm, &regs, &sregs, err);
+}
+
+int board_start(struct board *board, struct error *err)
+{
+    return vm_start(board->vm, err);
+}
+
+void board_pause(struct board *board)
+{
+    vm_pause(board->vm);
+}
+
+void board_kick(struct board *board, unsigned index)
+{
+    pthread_mutex_lock(&board->device_lock);
+    virtio_kick(board->virtio[index]);
+    pthread_mutex_unlock(&board->device_lock);
+}
+
+size_t board_console_input(struct board *board, const uint8_t *bytes, size_t length)
+{
+    pthread_mutex_lock(&board->device_lock);
+    size_t taken = serial_input(board->serial, bytes, length);
+    pthread_mutex_unlock(&board->device_lock);
+    return taken;
+}
+
+bool board_ask_to_stop(struct board *board)
+{
+    pthread_mutex_lock(&board->device_lock);
+    bool asked = i8042_ctrl_alt_del(board->i8042);
+    pthread_mutex_unlock(&board->device_lock);
+    return asked;
+}
+
+/* ---- state ---- */
+
+/* Calls fn for every device of the board; stops at the first failure. */
+static int each_device(struct board *board, int (*fn)(struct device *device, void *context),
+                       void *context)
+{
+    struct device *platform[] = {board->serial, board->rtc, board->i8042, board->acpi_pm};
+    int r = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(platform) && r == 0; i++)
+        r = fn(platform[i], context);
+    for (unsigned i = 0; i < board->virtio_count && r == 0; i++)
+        r = fn(board->virtio[i], context);
+    return r;
+}
+
+static int save_device(struct device *device, void *context)
+{
+    if (device->ops->quiesce != NULL)
+        device->ops->quiesce(device);
+    device->ops->save(device, context);
+    return 0;
+}
+
+int board_state_save(struct board *board, struct buffer *out, struct error *err)
+{
+    struct state_writer writer;
+
+    state_writer_init(&writer);
+    pthread_mutex_lock(&board->device_lock);
+    /* Devices before the irqchip: quiescing one may raise its interrupt. */
+    each_device(board, save_device, &writer);
+    int r = vm_state_save(board->vm, guest_wall_us(board), &writer, err);
+    pthread_mutex_unlock(&board->device_lock);
+    if (r == 0 && (r = state_writer_finish(&writer, out)) < 0)
+        error_errno(err, -r, "cannot write the device state");
+    state_writer_clear(&writer);
+    return r;
+}
+
+struct restore {
+    const void *bytes;
+    size_t length;
+    struct error *err;
+};
+
+static int restore_device(struct device *device, void *context)
+{
+    const struct restore *restore = context;
+
+    return device->ops->restore(device, restore->bytes, restore->length, restore->err);
+}
+
+int board_state_restore(struct board *board, const void *bytes, size_t length, bool clock_host,
+                        struct error *err)
+{
+    int64_t wall_us = 0;
+    struct vm_clock_policy clock = {.host = clock_host, .wall_us_out = &wall_us};
+    struct restore restore = {bytes, length, err};
+
+    int r = state_check(bytes, length, err);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&board->device_lock);
+    if ((r = vm_state_restore(board->vm, bytes, length, &clock, err)) == 0)
+        r = each_device(board, restore_device, &restore);
+    if (r == 0) {
+        board->wall_offset_us = wall_us - clock_wall_us();
+        board->restored = true;
+    }
+    pthread_mutex_unlock(&board->device_lock);
+    return r;
+}
+
+static int resume_device(struct device *device, void *context)
+{
+    (void)context;
+    if (device->ops->resume != NULL)
+        device->ops->resume(device);
+    return 0;
+}
+
+void board_resume(struct board *board)
+{
+    if (board->restored) {
+        pthread_mutex_lock(&board->device_lock);
+        each_device(board, resume_device, NULL);
+        pthread_mutex_unlock(&board->device_lock);
+        board->restored = false;
+    }
+    vm_resume(board->vm);
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The machine's hardware, put together: RAM, vCPUs, buses, devices, disks, as a
+ * checkpoint's manifest describes them. Knows how to boot, freeze and restore
+ * itself; knows nothing of processes, sockets or names.
+ */
+#ifndef STASIS_VMM_BOARD_H
+#define STASIS_VMM_BOARD_H
+
+#include "imgfmt/manifest.h"
+#include "store/store.h"
+#include "vmm/devices/device.h"
+#include "vmm/devices/disk.h"
+#include "vmm/devices/platform.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/layout.h"
+#include "vmm/memory.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#define BOARD_BUS_RANGES_MAX 24
+
+struct bus_range {
+    uint64_t start;
+    uint64_t length;
+    struct device *device;
+};
+
+struct bus {
+    unsigned count;
+    struct bus_range ranges[BOARD_BUS_RANGES_MAX];
+};
+
+/* What the board tells the process around it; called from vCPU threads or from
+ * whoever drives a device, with the device lock held where said. */
+struct board_events {
+    /* Bytes the guest printed. Device lock held; must not block. */
+    void (*console_output)(const uint8_t *bytes, size_t length, void *context);
+    /* The guest took input from the serial port: there may be room again. Device
+     * lock held. */
+    void (*console_room)(void *context);
+    /* The machine cannot or shall not run on. message may be NULL. */
+    void (*stopped)(enum vm_stop why, const char *message, void *context);
+    void *context;
+};
+
+struct board {
+    struct machine_config config;
+    struct board_events events;
+    struct memory *memory;
+    struct kvm_vm *vm;
+    pthread_mutex_t device_lock;
+    struct bus io;
+    struct bus mmio;
+    struct device *serial;
+    struct device *rtc;
+    struct device *i8042;
+    struct device *acpi_pm;
+    unsigned virtio_count;
+    struct device *virtio[LAYOUT_VIRTIO_SLOTS];
+    int kick_fds[LAYOUT_VIRTIO_SLOTS]; /* eventfds, signalled by the guest's kicks */
+    struct disk *disks[MANIFEST_DISKS_MAX];
+    int64_t wall_offset_us; /* guest's wall clock minus the host's */
+    bool restored;          /* device state was put back and has not run since */
+};
+
+/*
+ * Builds the hardware of manifest m; disks have their overlays in dir (kept or
+ * removed). No vCPU runs yet, RAM is zero, devices are in power-on state.
+ */
+int board_create(struct store *store, const struct manifest *m, const char *dir, bool keep_overlays,
+                 const struct board_events *events, struct board **out, struct error *err);
+void board_free(struct board *board);
+
+/* Loads the kernel of the manifest and sets the first vCPU to it. */
+int board_boot(struct board *board, struct store *store, const struct manifest *m,
+               struct error *err);
+
+/* Starts the vCPU threads, parked; then board_resume() and board_pause(), as
+ * vm_resume() and vm_pause(). Event loop thread only. */
+int board_start(struct board *board, struct error *err);
+void board_pause(struct board *board);
+void board_resume(struct board *board);
+
+/* Serves the queues of the virtio device in this place of the table. */
+void board_kick(struct board *board, unsigned index);
+
+/* Offers console input; returns how much was taken. */
+size_t board_console_input(struct board *board, const uint8_t *bytes, size_t length);
+
+/* Asks the guest's system to end, by Ctrl-Alt-Del. False if it has no keyboard. */
+bool board_ask_to_stop(struct board *board);
+
+/* All device and vCPU state; vCPUs are parked. */
+int board_state_save(struct board *board, struct buffer *out, struct error *err);
+
+/* Puts devices and vCPUs to that state; vCPUs are parked or not started. */
+int board_state_restore(struct board *board, const void *bytes, size_t length, bool clock_host,
+                        struct error *err);
+
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/checkpoint/dirty.h"
+
+int dirty_take(struct board *board, uint64_t *bits, struct error *err)
+{
+    struct memory *mem = board->memory;
+
+    int r = vm_dirty_log(board->vm, bits, err);
+    if (r < 0) {
+        dirty_give_back(board, bits);
+        return r;
+    }
+    for (uint64_t i = 0; i < mem->dirty_words; i++)
+        bits[i] |= __atomic_exchange_n(&mem->device_dirty[i], 0, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* Into the VMM's own set: KVM's log cannot be written. */
+void dirty_give_back(struct board *board, const uint64_t *bits)
+{
+    struct memory *mem = board->memory;
+
+    for (uint64_t i = 0; i < mem->dirty_words; i++)
+        if (bits[i] != 0)
+            __atomic_fetch_or(&mem->device_dirty[i], bits[i], __ATOMIC_RELAXED);
+}

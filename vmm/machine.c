@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/machine.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "vmm/machine_start.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+enum { REPORT_MAX = 4096 };
+
+/* What a machine's process is given of the caller's environment. */
+static const char *const kept_variables[] = {"XDG_RUNTIME_DIR", "ASAN_OPTIONS", "UBSAN_OPTIONS",
+                                             "TSAN_OPTIONS"};
+
+static void build_environment(char *environment[ARRAY_LEN(kept_variables) + 2])
+{
+    size_t n = 0;
+
+    environment[n++] = io_format("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
+    for (size_t i = 0; i < ARRAY_LEN(kept_variables); i++) {
+        const char *value = getenv(kept_variables[i]);
+        if (value != NULL)
+            environment[n++] = io_format("%s=%s", kept_variables[i], value);
+    }
+    environment[n] = NULL;
+}
+
+/* In the child: a session of its own, its log for output, nothing else open. */
+static void become_machine(const struct home *home, const char *name, const char *log_path,
+                           int ready_fd)
+{
+    char *environment[ARRAY_LEN(kept_variables) + 2];
+    sigset_t none;
+
+    setsid();
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    int null_fd = open("/dev/null", O_RDONLY);
+    int log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (null_fd < 0 || log_fd < 0)
+        _exit(1);
+    dup2(ready_fd, 3);
+    fcntl(3, F_SETFD, 0);
+    dup2(null_fd, STDIN_FILENO);
+    dup2(log_fd, STDOUT_FILENO);
+    dup2(log_fd, STDERR_FILENO);
+    close_range(4, ~0u, 0);
+    build_environment(environment);
+    if (chdir("/") == 0)
+        execle("/proc/self/exe", "stasis", "machine-process", home->root, name, "3", NULL,
+               environment);
+    _exit(1);
+}
+
+/* Twice, so that the machine is nobody's child to be waited for. */
+static int fork_machine(const struct home *home, const char *name, const char *log_path,
+                        int ready_fd, struct error *err)
+{
+    int status;
+
+    pid_t pid = fork();
+    if (pid < 0)
+        return error_errno(err, errno, "cannot start a process");
+    if (pid == 0) {
+        pid_t machine = fork();
+        if (machine == 0)
+            become_machine(home, name, log_path, ready_fd);
+        _exit(machine < 0);
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        continue;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return error_errno(err, EAGAIN, "cannot start a process");
+    return 0;
+}
+
+/* Reads the one line of the process until it closes the pipe. */
+static int read_report(int fd, const char *log_path, struct error *err)
+{
+    char text[REPORT_MAX];
+    size_t length = 0;
+
+    while (length < sizeof(text)) {
+        ssize_t n = read(fd, text + length, sizeof(text) - length);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        length += (size_t)n;
+    }
+    _cleanup_json_ json_t *report = json_loadb(text, length, 0, NULL);
+    if (json_is_true(json_object_get(report, "ok")))
+        return 0;
+    const char *message = json_string_value(json_object_get(report, "message"));
+    if (message == NULL) {
+        error_set(err, STATUS_FAILED, ECHILD, "the machine's process died while it started");
+        error_hint(err, "see %s", log_path);
+        return -ECHILD;
+    }
+    int errnum = (int)json_integer_value(json_object_get(report, "errno"));
+    const char *hint = json_string_value(json_object_get(report, "hint"));
+    error_set(err, (enum error_status)json_integer_value(json_object_get(report, "status")),
+              errnum > 0 ? errnum : EIO, "%s", message);
+    if (hint != NULL && hint[0] != '\0')
+        error_hint(err, "%s", hint);
+    return errnum > 0 ? -errnum : -EIO;
+}
+
+int machine_spawn(const struct home *home, const char *name, const struct machine_start *start,
+                  struct error *err)
+{
+    _cleanup_free_ char *dir = home_machine_dir(home, name);
+    _cleanup_free_ char *log_path = io_format("%s/machine.log", dir);
+    int pipe_fds[2];
+
+    if (machine_is_running(home, name))
+        return error_set(err, STATUS_BUSY, EBUSY, "%s is running already", name);
+    int r = io_make_dirs(dir, 0700);
+    if (r < 0)
+        return error_errno(err, -r, "cannot make the directory %s", dir);
+    if ((r = machine_start_write(dir, start, err)) < 0)
+        return r;
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return error_errno(err, errno, "cannot start a process");
+    r = fork_machine(home, name, log_path, pipe_fds[1], err);
+    close(pipe_fds[1]);
+    if (r == 0)
+        r = read_report(pipe_fds[0], log_path, err);
+    close(pipe_fds[0]);
+    return r;
+}
+
+/* The lock's file, or -1 when there is none. */
+static int open_lock(const struct home *home, const char *name)
+{
+    _cleanup_free_ char *dir = home_machine_dir(home, name);
+    _cleanup_free_ char *path = io_format("%s/lock", dir);
+
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+bool machine_is_running(const struct home *home, const char *name)
+{
+    _cleanup_close_ int fd = open_lock(home, name);
+
+    /* A shared lock is enough to see an exclusive one, and two who look at the
+     * same time do not see each other. */
+    return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
+static pid_t lock_owner(const struct home *home, const char *name)
+{
+    _cleanup_close_ int fd = open_lock(home, name);
+    char text[16] = {0};
+
+    if (fd < 0 || pread(fd, text, sizeof(text) - 1, 0) <= 0)
+        return -1;
+    return (pid_t)strtol(text, NULL, 10);
+}
+
+int machine_wait(const struct home *home, const char *name, int timeout_ms)
+{
+    while (machine_is_running(home, name)) {
+        pid_t pid = lock_owner(home, name);
+        if (pid <= 0)
+            return -ESRCH;
+        _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+        if (fd < 0 && errno == ESRCH)
+            continue; /* it has just gone, the lock goes with it */
+        if (fd < 0)
+            return -errno;
+        if (!machine_is_running(home, name) || lock_owner(home, name) != pid)
+            continue; /* the pid may be somebody else's by now */
+        struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+        int n = poll(&poll_fd, 1, timeout_ms);
+        if (n == 0)
+            return -ETIMEDOUT;
+        if (n < 0 && errno == EINTR)
+            return -EINTR;
+    }
+    return 0;
+}

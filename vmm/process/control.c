@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket: connections, requests in, replies and console bytes out. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "vmm/process/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+enum {
+    REQUEST_MAX = 64 << 10,
+    TYPED_MAX = 64 << 10, /* console input waiting for the guest */
+    CHUNK = 16 << 10,
+    BACKLOG = 64,
+};
+
+int control_listen(struct process *p, struct error *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(p->socket_path);
+
+    if (length >= sizeof(address.sun_path)) {
+        error_set(err, STATUS_FAILED, ENAMETOOLONG, "the socket's path is too long: %s",
+                  p->socket_path);
+        error_hint(err, "set XDG_RUNTIME_DIR to a shorter path");
+        return -ENAMETOOLONG;
+    }
+    memcpy(address.sun_path, p->socket_path, length + 1);
+    unlink(p->socket_path); /* of a machine that crashed: this one holds the lock */
+    p->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (p->listen_fd < 0)
+        return error_errno(err, errno, "cannot make a socket");
+    mode_t before = umask(0177);
+    int r = bind(p->listen_fd, (struct sockaddr *)&address, sizeof(address));
+    umask(before);
+    if (r < 0 || listen(p->listen_fd, BACKLOG) < 0)
+        return error_errno(err, errno, "cannot listen on %s", p->socket_path);
+    p->listen_watch = (struct watch){.kind = WATCH_LISTEN};
+    r = process_watch(p, p->listen_fd, &p->listen_watch, EPOLLIN);
+    return r < 0 ? error_errno(err, -r, "cannot watch the socket") : 0;
+}
+
+static void drop_client(struct process *p, struct client *client)
+{
+    if (client->fd < 0)
+        return;
+    verb_client_gone(p, client);
+    close(client->fd);
+    client->fd = -1;
+    buffer_clear(&client->input);
+    buffer_clear(&client->output);
+}
+
+void control_accept(struct process *p)
+{
+    int fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0)
+        return;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        struct client *client = &p->clients[i];
+        if (client->fd >= 0)
+            continue;
+        *client = (struct client){.fd = fd, .watch = {.kind = WATCH_CLIENT, .client = client}};
+        if (process_watch(p, fd, &client->watch, EPOLLIN) < 0)
+            drop_client(p, client);
+        return;
+    }
+    log_event("refused a connection: %d are open", CLIENTS_MAX);
+    close(fd);
+}
+
+static void watch_writable(struct process *p, struct client *client, bool wanted)
+{
+    if (client->wants_write == wanted)
+        return;
+    client->wants_write = wanted;
+    struct epoll_event event = {.events = EPOLLIN | (wanted ? EPOLLOUT : 0),
+                                .data.ptr = &client->watch};
+    epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, client->fd, &event);
+}
+
+/* Sends what is in the output buffer. 0 when all is out, -EAGAIN when the peer is
+ * slow, else it is gone. */
+static int send_output(struct client *client)
+{
+    while (client->output.length > 0) {
+        ssize_t n = send(client->fd, client->output.data, client->output.length, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        client->output.length -= (size_t)n;
+        memmove(client->output.data, client->output.data + n, client->output.length);
+    }
+    return 0;
+}
+
+/* Refills the output buffer from the console's log. False at its end. */
+static bool refill_from_console(struct process *p, struct client *client)
+{
+    if (!client->is_console || client->console_offset >= console_length(p->console))
+        return false;
+    if (buffer_reserve(&client->output, CHUNK) < 0)
+        return false;
+    ssize_t n = console_read(p->console, client->console_offset, client->output.data, CHUNK);
+    if (n <= 0)
+        return false;
+    client->output.length = (size_t)n;
+    client->console_offset += (uint64_t)n;
+    return true;
+}
+
+static void pump_client(struct process *p, struct client *client)
+{
+    int r;
+
+    do {
+        r = send_output(client);
+    } while (r == 0 && refill_from_console(p, client));
+    if (r == -EAGAIN) {
+        watch_writable(p, client, true);
+        return;
+    }
+    watch_writable(p, client, false);
+    if (r < 0 || client->closing)
+        drop_client(p, client);
+}
+
+static void send_json(struct process *p, struct client *client, json_t *reply)
+{
+    _cleanup_free_ char *text = json_dumps(reply, JSON_COMPACT);
+
+    json_decref(reply);
+    if (client->fd < 0)
+        return;
+    if (text == NULL || buffer_append(&client->output, text, strlen(text)) < 0 ||
+        buffer_append(&client->output, "\n", 1) < 0)
+        drop_client(p, client);
+    else
+        pump_client(p, client);
+}
+
+void control_reply(struct process *p, struct client *client, json_t *result)
+{
+    send_json(p, client, json_pack("{s:b, s:o}", "ok", 1, "result", result));
+}
+
+void control_reply_error(struct process *p, struct client *client, const struct error *err)
+{
+    send_json(p, client,
+              json_pack("{s:b, s:i, s:i, s:s, s:s}", "ok", 0, "status", (int)err->status, "errno",
+                        err->errnum, "message", err->message, "hint", err->hint));
+}
+
+static void reply_bad_request(struct process *p, struct client *client, const char *why)
+{
+    struct error err;
+
+    error_set(&err, STATUS_USAGE, EPROTO, "bad request: %s", why);
+    client->closing = true;
+    control_reply_error(p, client, &err);
+}
+
+/* One request line. */
+static void serve_request(struct process *p, struct client *client, const char *line, size_t length)
+{
+    _cleanup_json_ json_t *request = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);
+    const char *verb = json_string_value(json_object_get(request, "verb"));
+
+    if (verb == NULL)
+        reply_bad_request(p, client, "not an object with a \"verb\"");
+    else
+        verb_run(p, client, verb, json_object_get(request, "args"));
+}
+
+static void serve_requests(struct process *p, struct client *client)
+{
+    for (;;) {
+        const uint8_t *end = client->fd < 0 || client->is_console || client->input.length == 0
+                                 ? NULL
+                                 : memchr(client->input.data, '\n', client->input.length);
+        if (end == NULL)
+            break;
+        size_t length = (size_t)(end - client->input.data);
+        _cleanup_free_ char *line = malloc(length + 1);
+        if (line == NULL) {
+            drop_client(p, client);
+            return;
+        }
+        memcpy(line, client->input.data, length);
+        client->input.length -= length + 1;
+        memmove(client->input.data, end + 1, client->input.length);
+        serve_request(p, client, line, length);
+    }
+    if (client->fd >= 0 && !client->is_console && client->input.length > REQUEST_MAX)
+        reply_bad_request(p, client, "too long");
+}
+
+/* Types what the guest has room for. */
+static void type_input(struct process *p, struct client *client)
+{
+    if (p->board == NULL || client->input.length == 0)
+        return;
+    size_t taken = board_console_input(p->board, client->input.data, client->input.length);
+    client->input.length -= taken;
+    memmove(client->input.data, client->input.data + taken, client->input.length);
+    if (client->input.length > 0)
+        p->input_waits = true;
+}
+
+static void read_client(struct process *p, struct client *client)
+{
+    /* A console client that types faster than the guest reads has to wait. */
+    if (client->is_console && client->input.length >= TYPED_MAX)
+        return;
+    if (buffer_reserve(&client->input, CHUNK) < 0) {
+        drop_client(p, client);
+        return;
+    }
+    ssize_t n = recv(client->fd, client->input.data + client->input.length, CHUNK, MSG_DONTWAIT);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN))
+        return;
+    if (n <= 0) {
+        drop_client(p, client);
+        return;
+    }
+    client->input.length += (size_t)n;
+    serve_requests(p, client);
+    if (client->fd >= 0 && client->is_console)
+        type_input(p, client);
+}
+
+void control_client_event(struct process *p, struct client *client, uint32_t events)
+{
+    if (client->fd >= 0 && (events & EPOLLOUT) != 0)
+        pump_client(p, client);
+    if (client->fd >= 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+        read_client(p, client);
+}
+
+void control_console_ready(struct process *p)
+{
+    p->input_waits = false;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        struct client *client = &p->clients[i];
+        if (client->fd < 0 || !client->is_console)
+            continue;
+        type_input(p, client);
+        if (!client->wants_write)
+            pump_client(p, client);
+    }
+}
+
+/* Lets slow peers have their last bytes, within reason. */
+static void drain_client(struct client *client)
+{
+    struct timeval limit = {.tv_sec = 2};
+
+    setsockopt(client->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    int flags = fcntl(client->fd, F_GETFL);
+    fcntl(client->fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+void control_close(struct process *p)
+{
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        struct client *client = &p->clients[i];
+        if (client->fd < 0)
+            continue;
+        drain_client(client);
+        client->closing = true;
+        pump_client(p, client);
+        drop_client(p, client);
+    }
+    if (p->listen_fd >= 0) {
+        unlink(p->socket_path);
+        close(p->listen_fd);
+        p->listen_fd = -1;
+    }
+}

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The machine process: set-up, event loop, end. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "store/catalogue.h"
+#include "vmm/checkpoint/restore.h"
+#include "vmm/machine_start.h"
+#include "vmm/process/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+
+enum { EVENTS_MAX = 32 };
+
+/* ---- the event loop's sources ---- */
+
+int process_watch(struct process *p, int fd, struct watch *watch, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = watch};
+
+    return epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+void process_wake(void *context)
+{
+    struct process *p = context;
+    uint64_t one = 1;
+
+    (void)!write(p->wake_fd, &one, sizeof(one));
+}
+
+static void drain_event(int fd)
+{
+    uint64_t count;
+
+    (void)!read(fd, &count, sizeof(count));
+}
+
+/* ---- the board's events; from vCPU threads ---- */
+
+static void on_console_output(const uint8_t *bytes, size_t length, void *context)
+{
+    struct process *p = context;
+
+    console_output(p->console, bytes, length);
+}
+
+static void on_console_room(void *context)
+{
+    struct process *p = context;
+
+    if (p->input_waits)
+        process_wake(p);
+}
+
+static void on_stopped(enum vm_stop why, const char *message, void *context)
+{
+    struct process *p = context;
+
+    pthread_mutex_lock(&p->stop_lock);
+    if (p->stop == VM_STOP_NONE || why == VM_STOP_ERROR) {
+        p->stop = why;
+        snprintf(p->stop_message, sizeof(p->stop_message), "%s", message != NULL ? message : "");
+    }
+    pthread_mutex_unlock(&p->stop_lock);
+    process_wake(p);
+}
+
+/* ---- the board ---- */
+
+void process_free_board(struct process *p)
+{
+    board_free(p->board); /* closes the kick fds, which leave epoll by that */
+    p->board = NULL;
+}
+
+static int watch_kicks(struct process *p, struct error *err)
+{
+    for (unsigned i = 0; i < p->board->virtio_count; i++) {
+        p->kick_watches[i] = (struct watch){.kind = WATCH_KICK, .index = i};
+        int r = process_watch(p, p->board->kick_fds[i], &p->kick_watches[i], EPOLLIN);
+        if (r < 0)
+            return error_errno(err, -r, "cannot watch a device");
+    }
+    return 0;
+}
+
+int process_build_board(struct process *p, bool keep_overlays, bool boot, bool clock_host,
+                        struct error *err)
+{
+    const struct manifest *m = &p->base.manifest;
+    struct board_events events = {
+        .console_output = on_console_output,
+        .console_room = on_console_room,
+        .stopped = on_stopped,
+        .context = p,
+    };
+
+    p->stop = VM_STOP_NONE;
+    int r = board_create(p->store, m, p->dir, keep_overlays, &events, &p->board, err);
+    if (r < 0)
+        return r;
+    boot = boot || m->kind == CHECKPOINT_COLD;
+    p->base.has_memory = !boot;
+    r = boot ? board_boot(p->board, p->store, m, err)
+             : restore_fresh(p->board, p->store, m, clock_host, err);
+    if (r == 0)
+        r = board_start(p->board, err);
+    if (r == 0)
+        r = watch_kicks(p, err);
+    if (r < 0)
+        process_free_board(p);
+    return r;
+}
+
+void process_run_board(struct process *p)
+{
+    if (!p->paused)
+        board_resume(p->board);
+}
+
+/* ---- what the loop does ---- */
+
+static void end_loop(struct process *p, const char *reason)
+{
+    p->quit = true;
+    p->quit_reason = reason;
+}
+
+/* A guest that resets itself boots again from its disks as they are. */
+static void reboot(struct process *p)
+{
+    struct error err;
+
+    log_event("the guest asked for a reset");
+    process_free_board(p);
+    if (process_build_board(p, true, true, false, &err) < 0) {
+        log_event("cannot boot again: %s", err.message);
+        end_loop(p, "error");
+        return;
+    }
+    process_run_board(p);
+}
+
+static void finish_save(struct process *p)
+{
+    if (p->job != NULL)
+        verb_save_finished(p); /* joins the thread */
+}
+
+static void handle_stop(struct process *p)
+{
+    char message[sizeof(p->stop_message)];
+
+    pthread_mutex_lock(&p->stop_lock);
+    enum vm_stop why = p->stop;
+    p->stop = VM_STOP_NONE;
+    memcpy(message, p->stop_message, sizeof(message));
+    pthread_mutex_unlock(&p->stop_lock);
+    if (why == VM_STOP_NONE || p->quit)
+        return;
+    finish_save(p); /* it reads the board's disks */
+    console_flush(p->console);
+    if (why == VM_STOP_RESET) {
+        reboot(p);
+    } else if (why == VM_STOP_POWER_OFF) {
+        log_event("the guest switched itself off");
+        end_loop(p, "power-off");
+    } else {
+        log_event("the guest cannot go on: %s", message);
+        end_loop(p, "error");
+    }
+}
+
+static void handle_wake(struct process *p)
+{
+    drain_event(p->wake_fd);
+    console_flush(p->console);
+    if (p->job != NULL && p->job->done)
+        verb_save_finished(p);
+    if (p->board != NULL)
+        handle_stop(p);
+    control_console_ready(p);
+}
+
+static void handle_kick(struct process *p, unsigned index)
+{
+    if (p->board == NULL || index >= p->board->virtio_count)
+        return;
+    drain_event(p->board->kick_fds[index]);
+    board_kick(p->board, index);
+}
+
+static void handle_event(struct process *p, const struct epoll_event *event)
+{
+    struct watch *watch = event->data.ptr;
+
+    switch (watch->kind) {
+    case WATCH_LISTEN:
+        control_accept(p);
+        break;
+    case WATCH_CLIENT:
+        control_client_event(p, watch->client, event->events);
+        break;
+    case WATCH_KICK:
+        handle_kick(p, watch->index);
+        break;
+    case WATCH_WAKE:
+        handle_wake(p);
+        break;
+    case WATCH_SIGNAL:
+        end_loop(p, "killed");
+        break;
+    }
+}
+
+static void run_loop(struct process *p)
+{
+    struct epoll_event events[EVENTS_MAX];
+
+    while (!p->quit) {
+        int n = epoll_wait(p->epoll_fd, events, EVENTS_MAX, -1);
+        for (int i = 0; i < n && !p->quit; i++)
+            handle_event(p, &events[i]);
+    }
+}
+
+/* ---- beginning and end ---- */
+
+/* The lock is the sign of life: held until the process is gone. */
+static int take_lock(struct process *p, struct error *err)
+{
+    _cleanup_free_ char *path = io_format("%s/lock", p->dir);
+    char pid[16];
+
+    p->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (p->lock_fd < 0)
+        return error_errno(err, errno, "cannot open %s", path);
+    if (flock(p->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        error_set(err, STATUS_BUSY, EBUSY, "%s is running already", p->name);
+        return -EBUSY;
+    }
+    int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+    if (ftruncate(p->lock_fd, 0) < 0 || pwrite(p->lock_fd, pid, (size_t)n, 0) != n)
+        return error_errno(err, errno, "cannot write %s", path);
+    return 0;
+}
+
+static int open_sources(struct process *p, struct error *err)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    p->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    p->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    p->wake_watch = (struct watch){.kind = WATCH_WAKE};
+    p->signal_watch = (struct watch){.kind = WATCH_SIGNAL};
+    if (p->epoll_fd < 0 || p->wake_fd < 0 || p->signal_fd < 0 ||
+        process_watch(p, p->wake_fd, &p->wake_watch, EPOLLIN) < 0 ||
+        process_watch(p, p->signal_fd, &p->signal_watch, EPOLLIN) < 0)
+        return error_errno(err, errno, "cannot set up the event loop");
+    return 0;
+}
+
+/* A restore to a checkpoint that is not the head forgets the disks' overlays
+ * before the head moves: at no time does an overlay lie on a map it is not of. */
+static int settle_disks(struct process *p, struct error *err)
+{
+    if (p->start.keep_overlays)
+        return 0;
+    int r = disk_remove_overlays(p->dir, err);
+    if (r < 0)
+        return r;
+    return catalogue_machine_set_head(p->store, p->name, &p->base.id, err);
+}
+
+static int set_up(struct process *p, struct error *err)
+{
+    int r;
+
+    if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
+        (r = store_open(p->home.store, false, &p->store, err)) < 0)
+        return r;
+    p->base.id = p->start.checkpoint;
+    if ((r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0 ||
+        (r = settle_disks(p, err)) < 0 || (r = open_sources(p, err)) < 0 ||
+        (r = console_open(p->dir, process_wake, p, &p->console, err)) < 0)
+        return r;
+    if ((r = process_build_board(p, p->start.keep_overlays, p->start.boot,
+                                 p->start.clock == MACHINE_CLOCK_HOST, err)) < 0)
+        return r;
+    p->paused = p->start.paused;
+    p->started_ns = clock_monotonic_ns();
+    return control_listen(p, err);
+}
+
+/* One JSON line: how the start went. */
+static void report(int ready_fd, int r, const struct error *err)
+{
+    _cleanup_json_ json_t *reply =
+        r == 0 ? json_pack("{s:b}", "ok", 1)
+               : json_pack("{s:b, s:i, s:i, s:s, s:s}", "ok", 0, "status", (int)err->status,
+                           "errno", err->errnum, "message", err->message, "hint", err->hint);
+    _cleanup_free_ char *text = json_dumps(reply, JSON_COMPACT);
+
+    if (text != NULL && ready_fd >= 0) {
+        (void)io_write_full(ready_fd, text, strlen(text));
+        (void)io_write_full(ready_fd, "\n", 1);
+    }
+    if (ready_fd >= 0)
+        close(ready_fd);
+}
+
+static void tear_down(struct process *p)
+{
+    /* A kill does not wait for a save: nothing of it is committed, and the store
+     * drops what it had written. Its thread still uses the rest, so leave that. */
+    bool saving = p->job != NULL && !p->job->done;
+
+    control_close(p);
+    if (saving)
+        _exit(0);
+    finish_save(p);
+    process_free_board(p);
+    console_close(p->console);
+    store_close(p->store);
+}
+
+int machine_process_main(const char *home_root, const char *name, int ready_fd)
+{
+    static struct process process; /* large, and reachable for the threads */
+    struct process *p = &process;
+    struct error err = ERROR_INIT;
+
+    p->epoll_fd = p->listen_fd = p->wake_fd = p->signal_fd = p->lock_fd = -1;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        p->clients[i].fd = -1;
+    pthread_mutex_init(&p->stop_lock, NULL);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    int r = home_open(home_root, &p->home, &err);
+    if (r == 0) {
+        p->name = io_format("%s", name);
+        p->dir = home_machine_dir(&p->home, name);
+        p->socket_path = home_machine_socket(&p->home, name);
+        r = set_up(p, &err);
+    }
+    report(ready_fd, r, &err);
+    if (r < 0) {
+        log_event("cannot start: %s", err.message);
+        return (int)err.status;
+    }
+    log_event("started from %s", p->base.manifest.kind == CHECKPOINT_WARM && !p->start.boot
+                                     ? "a warm checkpoint"
+                                     : "a cold boot");
+    process_run_board(p);
+    run_loop(p);
+    bool failed = strcmp(p->quit_reason, "error") == 0;
+    log_event("ended: %s", p->quit_reason);
+    machine_end_write(p->dir, p->quit_reason, p->stop_message);
+    tear_down(p);
+    return failed ? 1 : 0;
+}
