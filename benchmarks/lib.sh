@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# What the benchmarks share. Source it after scripts/lib.sh.
+
+# figure NAME OURS REFERENCE GOAL [lower|higher] UNIT: prints one line,
+#   name  ours  reference  ratio  goal  ok|short
+# The ratio says how much better than the reference ours is, whichever way
+# better goes for this figure; the goal is the least ratio to be content with.
+figure() {
+    awk -v name="$1" -v ours="$2" -v reference="$3" -v goal="$4" -v better="${5:-lower}" -v unit="${6-}" '
+        BEGIN {
+            ratio = better == "lower" ? reference / ours : ours / reference
+            printf "%-32s %12s %12s %8.2f %8s  %s\n", name, ours unit, reference unit, ratio,
+                ">=" goal, ratio >= goal ? "ok" : "short"
+        }'
+}
+
+# median NUMBER...
+median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
