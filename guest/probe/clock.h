@@ -19,7 +19,7 @@ uint64_t clock_kvmclock_ns(uint8_t *flags_out);
 /* kvmclock's wall clock at its zero. */
 void clock_kvm_wall(uint32_t *sec_out, uint32_t *nsec_out);
 
-/* False if the chip never ends its update. */
+/* False if there is no such chip. */
 bool clock_rtc(struct rtc_time *out);
 
 /* Nanoseconds from an arbitrary start: kvmclock, else the TSC measured against
