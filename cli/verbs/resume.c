@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/machines.h"
+#include "cli/verbs/verbs.h"
+#include "store/catalogue.h"
+
+/* Its disks go on from where they were; its memory is gone and begins anew. */
+static int boot_stopped(struct cli *cli, const char *name, struct error *err)
+{
+    struct catalogue_machine *machine = NULL;
+    struct machine_start start = {.keep_overlays = true, .boot = true};
+
+    int r = catalogue_machine_get(cli->store, name, &machine, err);
+    if (r < 0)
+        return r;
+    start.checkpoint = machine->has_head ? machine->head : machine->origin;
+    catalogue_machines_free(machine, 1);
+    r = machine_spawn(&cli->home, name, &start, err);
+    if (r < 0)
+        return r;
+    cli_note(cli,
+             "%s was stopped: it boots again from its disks (stasis restore %s goes back to "
+             "its last checkpoint)",
+             name, name);
+    return 0;
+}
+
+static int resume_one(struct cli *cli, const char *name, void *context, struct error *err)
+{
+    (void)context;
+    int r = machines_require(cli, name, err);
+    if (r < 0)
+        return r;
+    if (machine_is_running(&cli->home, name))
+        return machines_call(cli, name, "resume", NULL, -1, NULL, err);
+    return boot_stopped(cli, name, err);
+}
+
+static int run(struct cli *cli, const struct arguments *args, struct error *err)
+{
+    return cli_each_operand(cli, args, resume_one, NULL, err);
+}
+
+static const struct option_spec options[] = {
+    COMMAND_OPTION_JSON,
+    {0},
+};
+
+const struct command command_resume = {
+    .name = "resume",
+    .summary = "Let paused machines go on, or start stopped ones",
+    .usage = "resume MACHINE...",
+    .details = "A paused machine goes on where it was. A stopped one boots again: its disks are "
+               "as it left them, its memory starts fresh.",
+    .example = "stasis resume web",
+    .options = options,
+    .operands = {{.name = "MACHINE", .repeats = true, .completion = COMPLETE_MACHINE}},
+    .run = run,
+};
