@@ -22,7 +22,7 @@
  * A page may stand in several groups of one pack.
  *
  * This module encodes and decodes; it holds no policy. The exact field offsets
- * are in pack.c beside the code and in stasis-format(5).
+ * are in pack_layout.h and in stasis-format(5).
  */
 #ifndef STASIS_IMGFMT_PACK_H
 #define STASIS_IMGFMT_PACK_H
