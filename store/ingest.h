@@ -41,7 +41,9 @@ int ingest_blob(struct ingest *in, const void *data, size_t length, struct diges
 struct map_builder;
 
 /* Begins a map of page_count pages that equals the map with root *base (of
- * base_page_count pages; NULL: all zero) but for the pages set afterwards. */
+ * base_page_count pages; NULL: all zero) but for the pages set afterwards. The
+ * base was committed before the ingest began or is the ingest's own; -ESTALE if
+ * it is younger (begin the ingest after choosing the base). */
 int map_builder_begin(struct ingest *in, const struct digest *base, uint64_t base_page_count,
                       uint64_t page_count, struct map_builder **out, struct error *err);
 /* Pages strictly ascending; a zero reference clears a page. */
@@ -78,6 +80,11 @@ struct ingest_commit {
  * that names a node or blob that is neither in the store nor in this ingest is
  * refused (-EBADMSG). -EEXIST: name or tag taken; -ENOENT: no such machine. After a
  * failure the ingest can only be freed, or, for -EEXIST, committed again under another name.
+ *
+ * If another process has meanwhile stored a different page under a reference that
+ * this ingest chose, the ingest renames its own: the committed maps then have other
+ * roots than the given manifest. So whoever builds on the checkpoint reads its
+ * roots from catalogue_manifest_read(*id_out). The old roots are not in the store.
  */
 int ingest_commit(struct ingest *in, const struct ingest_commit *commit, struct digest *id_out,
                   struct error *err);

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/cache.h"
+
+#include "base/cleanup.h"
+#include "imgfmt/map.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#define CACHE_BUCKETS 4096u
+
+struct group_cache {
+    pthread_mutex_t lock;
+    size_t limit_bytes;
+    size_t used_bytes;
+    struct cached_group *newest;
+    struct cached_group *oldest;
+    struct cached_group *buckets[CACHE_BUCKETS];
+};
+
+int group_cache_new(size_t limit_bytes, struct group_cache **out)
+{
+    struct group_cache *cache = calloc(1, sizeof(*cache));
+
+    if (cache == NULL)
+        return -ENOMEM;
+    cache->limit_bytes = limit_bytes;
+    pthread_mutex_init(&cache->lock, NULL);
+    *out = cache;
+    return 0;
+}
+
+void cached_group_release(struct cached_group *g)
+{
+    if (g == NULL || atomic_fetch_sub_explicit(&g->references, 1, memory_order_acq_rel) != 1)
+        return;
+    free(g->raw);
+    free(g->offsets);
+    free(g);
+}
+
+static struct cached_group **bucket_of(struct group_cache *cache, uint64_t key)
+{
+    uint64_t h = key * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &cache->buckets[h >> 52];
+}
+
+static void unlink_from_order(struct group_cache *cache, struct cached_group *g)
+{
+    if (g->newer != NULL)
+        g->newer->older = g->older;
+    else
+        cache->newest = g->older;
+    if (g->older != NULL)
+        g->older->newer = g->newer;
+    else
+        cache->oldest = g->newer;
+    g->newer = g->older = NULL;
+}
+
+static void make_newest(struct group_cache *cache, struct cached_group *g)
+{
+    g->older = cache->newest;
+    if (cache->newest != NULL)
+        cache->newest->newer = g;
+    else
+        cache->oldest = g;
+    cache->newest = g;
+}
+
+static void evict_oldest(struct group_cache *cache)
+{
+    struct cached_group *g = cache->oldest;
+    struct cached_group **link = bucket_of(cache, g->key);
+
+    while (*link != g)
+        link = &(*link)->bucket_next;
+    *link = g->bucket_next;
+    unlink_from_order(cache, g);
+    cache->used_bytes -= g->raw_bytes;
+    cached_group_release(g);
+}
+
+void group_cache_free(struct group_cache *cache)
+{
+    if (cache == NULL)
+        return;
+    while (cache->oldest != NULL)
+        evict_oldest(cache);
+    pthread_mutex_destroy(&cache->lock);
+    free(cache);
+}
+
+static struct cached_group *find_locked(struct group_cache *cache, uint64_t key)
+{
+    struct cached_group *g = *bucket_of(cache, key);
+
+    while (g != NULL && g->key != key)
+        g = g->bucket_next;
+    if (g == NULL)
+        return NULL;
+    if (g != cache->newest) {
+        unlink_from_order(cache, g);
+        make_newest(cache, g);
+    }
+    atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
+    return g;
+}
+
+struct cached_group *group_cache_peek(struct group_cache *cache, uint64_t key)
+{
+    struct cached_group *g;
+
+    pthread_mutex_lock(&cache->lock);
+    g = find_locked(cache, key);
+    pthread_mutex_unlock(&cache->lock);
+    return g;
+}
+
+/* Takes over `fresh` and returns what the cache then has under its key: the
+ * same, or what another thread put there first. */
+static struct cached_group *insert(struct group_cache *cache, struct cached_group *fresh)
+{
+    struct cached_group *g;
+
+    pthread_mutex_lock(&cache->lock);
+    g = find_locked(cache, fresh->key);
+    if (g == NULL) {
+        struct cached_group **bucket = bucket_of(cache, fresh->key);
+
+        g = steal_pointer(fresh);
+        atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
+        g->bucket_next = *bucket;
+        *bucket = g;
+        make_newest(cache, g);
+        cache->used_bytes += g->raw_bytes;
+        while (cache->used_bytes > cache->limit_bytes && cache->oldest != g)
+            evict_oldest(cache);
+    }
+    pthread_mutex_unlock(&cache->lock);
+    cached_group_release(fresh);
+    return g;
+}
+
+/* Nodes lie end to end: find where each begins, once for all readers. */
+static int find_nodes(struct cached_group *g, const char *name, const struct pack_group *info,
+                      struct error *err)
+{
+    size_t offset = 0;
+
+    g->offsets = malloc(sizeof(*g->offsets) * (g->object_count + 1u));
+    if (g->offsets == NULL)
+        return error_errno(err, ENOMEM, "reading %s", name);
+    for (uint32_t i = 0; i < g->object_count; i++) {
+        size_t length = map_node_length(g->raw + offset, g->raw_bytes - offset);
+
+        if (length == 0 || length > g->raw_bytes - offset)
+            return error_corrupt(err, "%s: the group at offset %llu does not hold %u map nodes",
+                                 name, (unsigned long long)info->offset, g->object_count);
+        g->offsets[i] = (uint32_t)offset;
+        offset += length;
+    }
+    g->offsets[g->object_count] = (uint32_t)offset;
+    return 0;
+}
+
+int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char *name,
+                    const struct pack_index *index, uint32_t group, struct cached_group **out,
+                    struct error *err)
+{
+    const struct pack_group *info = &index->groups[group];
+    _cleanup_(cached_group_releasep) struct cached_group *g = group_cache_peek(cache, key);
+    int r;
+
+    if (g != NULL) {
+        *out = steal_pointer(g);
+        return 0;
+    }
+    g = calloc(1, sizeof(*g));
+    if (g == NULL)
+        return error_errno(err, ENOMEM, "reading %s", name);
+    atomic_init(&g->references, 1);
+    g->key = key;
+    g->raw_bytes = info->raw_bytes;
+    g->object_count = info->object_count;
+    g->raw = malloc(info->raw_bytes != 0 ? info->raw_bytes : 1);
+    if (g->raw == NULL)
+        return error_errno(err, ENOMEM, "reading %s", name);
+    r = pack_group_read(fd, name, index, group, g->raw, err);
+    if (r == 0 && index->kind == PACK_NODES)
+        r = find_nodes(g, name, info, err);
+    if (r < 0)
+        return r;
+    *out = insert(cache, steal_pointer(g));
+    return 0;
+}
+
+int cached_group_object(const struct cached_group *g, uint32_t position, const uint8_t **bytes_out,
+                        size_t *length_out)
+{
+    uint64_t offset = (uint64_t)position * STASIS_PAGE_SIZE;
+
+    if (position >= g->object_count)
+        return -EBADMSG;
+    if (g->offsets != NULL) {
+        *bytes_out = g->raw + g->offsets[position];
+        *length_out = g->offsets[position + 1] - g->offsets[position];
+        return 0;
+    }
+    if (offset + STASIS_PAGE_SIZE > g->raw_bytes)
+        return -EBADMSG;
+    *bytes_out = g->raw + offset;
+    *length_out = STASIS_PAGE_SIZE;
+    return 0;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decoded groups, least recently used dropped first. Entries are counted: who
+ * holds one may use its bytes however long, whatever the cache does. Thread-safe. */
+#ifndef STASIS_STORE_CACHE_H
+#define STASIS_STORE_CACHE_H
+
+#include "imgfmt/pack.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct group_cache;
+
+struct cached_group {
+    uint64_t key;
+    atomic_uint references;
+    uint32_t raw_bytes;
+    uint32_t object_count;
+    uint8_t *raw;
+    uint32_t *offsets; /* nodes: where each begins, and the end; NULL for pages */
+    /* the cache's own */
+    struct cached_group *newer;
+    struct cached_group *older;
+    struct cached_group *bucket_next;
+};
+
+int group_cache_new(size_t limit_bytes, struct group_cache **out);
+void group_cache_free(struct group_cache *cache);
+
+void cached_group_release(struct cached_group *g); /* NULL is fine */
+
+static inline void cached_group_releasep(struct cached_group **g)
+{
+    cached_group_release(*g);
+}
+
+/* The key of group `group` of the pack that the caller numbers `owner`. */
+static inline uint64_t group_cache_key(uint32_t owner, uint32_t group)
+{
+    return (uint64_t)owner << 32 | group;
+}
+
+/* The decoded group, from the cache or from fd; the caller releases it. The
+ * arguments after key are as for pack_group_read(). */
+int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char *name,
+                    const struct pack_index *index, uint32_t group, struct cached_group **out,
+                    struct error *err);
+
+/* Only if it is there. */
+struct cached_group *group_cache_peek(struct group_cache *cache, uint64_t key);
+
+/* The bytes of one object of a group: 0, or -EBADMSG if it has no such object. */
+int cached_group_object(const struct cached_group *g, uint32_t position, const uint8_t **bytes_out,
+                        size_t *length_out);
+
+#endif

@@ -1,0 +1,502 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "store/ingest_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#define HOT_ZSTD_LEVEL 1
+
+/* A pack ends when one more group and its footer might not fit. */
+#define PACK_FULL_BYTES (PACK_MAX_SIZE - 2 * GROUP_RAW_BYTES)
+
+DEFINE_CLEANUP(struct ingest, ingest_free)
+
+static void open_group_init(struct open_group *g, enum pack_kind kind)
+{
+    g->kind = kind;
+    g->raw = malloc(GROUP_RAW_BYTES);
+}
+
+int ingest_begin(struct store *store, struct ingest **out, struct error *err)
+{
+    _cleanup_(ingest_freep) struct ingest *in = calloc(1, sizeof(*in));
+    int r;
+
+    if (in == NULL)
+        return error_errno(err, ENOMEM, "writing to the store");
+    in->store = store;
+    open_group_init(&in->page_group, PACK_PAGES);
+    open_group_init(&in->node_group, PACK_NODES);
+    if (in->page_group.raw == NULL || in->node_group.raw == NULL)
+        return error_errno(err, ENOMEM, "writing to the store");
+    r = store_refresh(store, err);
+    if (r < 0)
+        return r;
+    in->view = in->checked = packs_count(&store->packs);
+    *out = steal_pointer(in);
+    return 0;
+}
+
+static void own_pack_free(struct ingest *in, struct own_pack *pack)
+{
+    if (pack->fd >= 0) {
+        /* Still locked by us: nobody else can have begun to use it. */
+        if (!in->committed)
+            unlinkat(in->store->packs_dirfd, pack->name, 0);
+        close(steal_fd(&pack->fd));
+    }
+    pack_writer_free(pack->writer);
+    pack->writer = NULL;
+    pack->state = OWN_DROPPED;
+}
+
+void ingest_drop_pack(struct ingest *in, uint32_t number)
+{
+    cached_group_release(steal_pointer(in->near_own));
+    own_pack_free(in, in->packs[number]);
+}
+
+void ingest_free(struct ingest *in)
+{
+    if (in == NULL)
+        return;
+    for (uint32_t i = 0; i < in->pack_count; i++) {
+        own_pack_free(in, in->packs[i]);
+        free(in->packs[i]);
+    }
+    free(in->packs);
+    for (size_t i = 0; i < in->blob_count; i++)
+        free(in->blobs[i].data);
+    free(in->blobs);
+    free(in->moved);
+    index_clear(&in->pages);
+    index_clear(&in->nodes);
+    free(in->page_group.raw);
+    free(in->node_group.raw);
+    free(in->found.list);
+    cached_group_release(in->near_store);
+    cached_group_release(in->near_own);
+    free(in);
+}
+
+void ingest_get_stats(const struct ingest *in, struct ingest_stats *out)
+{
+    *out = in->stats;
+    out->stored_bytes = 0;
+    for (uint32_t i = 0; i < in->pack_count; i++)
+        if (in->packs[i]->writer != NULL)
+            out->stored_bytes += pack_writer_size(in->packs[i]->writer);
+}
+
+/* ---- our packs ---- */
+
+/*
+ * Makes and locks a file for a new pack. Between making and locking, a process
+ * that opens the store may take it for a leftover and remove it: then another is
+ * made.
+ */
+static int create_tmp(struct store *store, char name[PACK_NAME_SIZE], struct error *err)
+{
+    for (;;) {
+        _cleanup_close_ int fd = -1;
+        uint8_t id[PACK_ID_SIZE];
+        char hex[2 * PACK_ID_SIZE + 1];
+        struct stat st;
+
+        if (getrandom(id, sizeof(id), 0) != sizeof(id))
+            return error_errno(err, EIO, "naming a pack");
+        snprintf(name, PACK_NAME_SIZE, "%s.tmp", hex_encode(id, sizeof(id), hex));
+        fd = openat(store->packs_dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (fd < 0)
+            return error_errno(err, errno, "making a pack in the store %s", store->dir);
+        if (flock(fd, LOCK_EX) < 0 || fstat(fd, &st) < 0)
+            return error_errno(err, errno, "locking a pack in the store %s", store->dir);
+        if (st.st_nlink != 0)
+            return steal_fd(&fd);
+    }
+}
+
+int ingest_add_pack(struct ingest *in, enum pack_kind kind, uint32_t *number_out, struct error *err)
+{
+    struct own_pack **list = realloc(in->packs, (in->pack_count + 1) * sizeof(struct own_pack *));
+    struct own_pack *pack;
+    int r;
+
+    if (list == NULL)
+        return error_errno(err, ENOMEM, "starting a pack");
+    in->packs = list;
+    pack = calloc(1, sizeof(*pack));
+    if (pack == NULL)
+        return error_errno(err, ENOMEM, "starting a pack");
+    /* From here on ingest_free() looks after it. */
+    in->packs[in->pack_count++] = pack;
+    pack->kind = kind;
+    pack->owner = atomic_fetch_add(&in->store->next_owner, 1) | UINT32_C(1) << 31;
+    pack->fd = create_tmp(in->store, pack->name, err);
+    if (pack->fd < 0) {
+        pack->state = OWN_DROPPED;
+        r = pack->fd;
+        pack->fd = -1;
+        return r;
+    }
+    r = pack_writer_open(pack->fd, kind, HOT_ZSTD_LEVEL, &pack->writer, err);
+    if (r == 0)
+        *number_out = in->pack_count - 1;
+    return r;
+}
+
+static int finish_pack(struct own_pack *pack, struct error *err)
+{
+    int r = pack_writer_finish(pack->writer, err);
+
+    if (r < 0)
+        return r;
+    pack->state = OWN_FINISHED;
+    /* So that less is left to wait for when it is sealed; failing is fine. */
+    sync_file_range(pack->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    return 0;
+}
+
+/* ---- groups ---- */
+
+static struct open_group *group_of(struct ingest *in, enum pack_kind kind)
+{
+    return kind == PACK_PAGES ? &in->page_group : &in->node_group;
+}
+
+static int flush_group(struct ingest *in, struct open_group *g, struct error *err)
+{
+    uint32_t number;
+    int r;
+
+    if (g->count == 0)
+        return 0;
+    r = pack_writer_group(in->packs[g->pack]->writer, g->raw, g->used, g->ids, g->count, &number,
+                          err);
+    if (r < 0) {
+        in->failed = true;
+        return r;
+    }
+    g->count = 0;
+    g->used = 0;
+    return 0;
+}
+
+static bool group_is_full(const struct open_group *g, size_t length)
+{
+    unsigned limit = g->kind == PACK_PAGES ? PACK_HOT_GROUP_PAGES : NODE_GROUP_OBJECTS;
+
+    return g->count == limit || g->count == PACK_GROUP_OBJECTS_MAX ||
+           g->used + length > GROUP_RAW_BYTES;
+}
+
+/* Makes sure that an object of that length has a group and a pack to go to. */
+static int make_room(struct ingest *in, struct open_group *g, size_t length, struct error *err)
+{
+    int r = group_is_full(g, length) ? flush_group(in, g, err) : 0;
+
+    if (r < 0)
+        return r;
+    if (g->count == 0 && g->has_pack &&
+        (in->packs[g->pack]->state != OWN_WRITING ||
+         pack_writer_size(in->packs[g->pack]->writer) > PACK_FULL_BYTES)) {
+        g->has_pack = false;
+        if (in->packs[g->pack]->state == OWN_WRITING)
+            r = finish_pack(in->packs[g->pack], err);
+    }
+    if (r == 0 && !g->has_pack) {
+        r = ingest_add_pack(in, g->kind, &g->pack, err);
+        g->has_pack = r == 0;
+    }
+    return r;
+}
+
+static int add_object(struct ingest *in, enum pack_kind kind, struct page_ref id, const void *bytes,
+                      size_t length, struct error *err)
+{
+    struct open_group *g = group_of(in, kind);
+    struct index *ix = kind == PACK_PAGES ? &in->pages : &in->nodes;
+    int r = make_room(in, g, length, err);
+
+    if (r < 0) {
+        in->failed = true;
+        return r;
+    }
+    r = index_add(ix, id, g->pack,
+                  pack_writer_index(in->packs[g->pack]->writer)->object_count + g->count);
+    if (r < 0)
+        return error_errno(err, -r, "indexing a new page");
+    memcpy(g->raw + g->used, bytes, length);
+    page_ref_store(id, g->ids[g->count].bytes);
+    g->offsets[g->count++] = (uint32_t)g->used;
+    g->used += length;
+    g->offsets[g->count] = (uint32_t)g->used;
+    return 0;
+}
+
+int ingest_flush(struct ingest *in, struct error *err)
+{
+    int r = flush_group(in, &in->page_group, err);
+
+    if (r == 0)
+        r = flush_group(in, &in->node_group, err);
+    for (uint32_t i = 0; r == 0 && i < in->pack_count; i++)
+        if (in->packs[i]->state == OWN_WRITING)
+            r = finish_pack(in->packs[i], err);
+    in->page_group.has_pack = in->node_group.has_pack = false;
+    return r;
+}
+
+/* ---- reading our own ---- */
+
+int ingest_own_bytes(struct ingest *in, enum pack_kind kind, const struct index_entry *e,
+                     const uint8_t **bytes_out, size_t *length_out, struct error *err)
+{
+    const struct own_pack *pack = in->packs[index_entry_pack(e)];
+    const struct pack_index *index = pack_writer_index(pack->writer);
+    const struct open_group *g = group_of(in, kind);
+    uint32_t group, position;
+    uint64_t key;
+    int r;
+
+    if (e->object >= index->object_count) {
+        position = e->object - index->object_count;
+        *bytes_out = g->raw + g->offsets[position];
+        *length_out = g->offsets[position + 1] - g->offsets[position];
+        return 0;
+    }
+    group = pack_group_of_object(index, e->object);
+    key = group_cache_key(pack->owner, group);
+    if (in->near_own == NULL || in->near_own->key != key) {
+        cached_group_release(steal_pointer(in->near_own));
+        r = group_cache_get(in->store->cache, key, pack->fd, pack->name, index, group,
+                            &in->near_own, err);
+        if (r < 0)
+            return r;
+    }
+    position = e->object - index->groups[group].first_object;
+    return cached_group_object(in->near_own, position, bytes_out, length_out);
+}
+
+int ingest_node_bytes(struct ingest *in, const struct digest *digest,
+                      struct cached_group **group_out, const uint8_t **bytes_out,
+                      size_t *length_out, struct error *err)
+{
+    const struct index_entry *e = index_get(&in->nodes, node_id(digest));
+
+    *group_out = NULL;
+    if (e != NULL)
+        return ingest_own_bytes(in, PACK_NODES, e, bytes_out, length_out, err);
+    return store_node_bytes(in->store, digest, group_out, bytes_out, length_out, err);
+}
+
+int ingest_node_read(struct ingest *in, const struct digest *digest, unsigned level,
+                     struct map_node *out, struct error *err)
+{
+    _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
+    char hex[DIGEST_HEX_SIZE];
+    const uint8_t *bytes;
+    size_t length;
+    int r = ingest_node_bytes(in, digest, &g, &bytes, &length, err);
+
+    if (r == 0)
+        r = map_node_decode(bytes, length, out, err);
+    if (r == 0 && out->level != level)
+        return error_corrupt(err, "map node %s has level %u where the map needs level %u",
+                             digest_hex(digest, hex), out->level, level);
+    return r;
+}
+
+bool ingest_sees_node(struct ingest *in, const struct digest *digest)
+{
+    struct location at;
+
+    return index_get(&in->nodes, node_id(digest)) != NULL ||
+           packs_find(&in->store->packs, PACK_NODES, node_id(digest), false, 0, in->view, &at, 1) !=
+               0;
+}
+
+bool ingest_sees_page(struct ingest *in, struct page_ref ref)
+{
+    struct location at;
+
+    return index_get(&in->pages, ref) != NULL ||
+           packs_find(&in->store->packs, PACK_PAGES, ref, false, 0, in->view, &at, 1) != 0;
+}
+
+/* ---- pages ---- */
+
+/* Keys only propose: the bytes of a candidate are read and compared. One that
+ * cannot be read counts as another page, so that damage does not spread. */
+static bool store_page_equals(struct ingest *in, const struct location *at, const void *page)
+{
+    const uint8_t *bytes;
+    size_t length;
+
+    return packs_read_near(&in->store->packs, at, &in->near_store, &bytes, &length, NULL) == 0 &&
+           memcmp(bytes, page, STASIS_PAGE_SIZE) == 0;
+}
+
+static bool own_page_equals(struct ingest *in, const struct index_entry *e, const void *page)
+{
+    const uint8_t *bytes;
+    size_t length;
+
+    return ingest_own_bytes(in, PACK_PAGES, e, &bytes, &length, NULL) == 0 &&
+           memcmp(bytes, page, STASIS_PAGE_SIZE) == 0;
+}
+
+static bool variant_is_taken(struct ingest *in, struct page_ref ref, int found)
+{
+    for (int i = 0; i < found; i++)
+        if (page_ref_equal(in->found.list[i].id, ref))
+            return true;
+    return index_get(&in->pages, ref) != NULL;
+}
+
+static int free_variant(struct ingest *in, struct page_ref first, int found, struct page_ref *out,
+                        struct error *err)
+{
+    for (unsigned v = page_ref_variant(first); v <= PAGE_VARIANT_MAX; v++) {
+        *out = page_ref_with_variant(first, (uint16_t)v);
+        if (!variant_is_taken(in, *out, found))
+            return 0;
+    }
+    return error_set(err, STATUS_FAILED, EOVERFLOW,
+                     "the store holds %u different pages with one key", PAGE_VARIANT_MAX + 1u);
+}
+
+/*
+ * Finds the page among our own and the store's packs 0..to-1 (then *exists_out),
+ * or the reference it would get. `skip` is a reference of ours that does not
+ * count (zero: none): the one that is to be replaced.
+ */
+int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,
+                     struct page_ref *ref_out, bool *exists_out, struct error *err)
+{
+    struct page_ref first = page_ref_of(page);
+    struct index_cursor own = index_find(&in->pages, first);
+    const struct index_entry *e;
+    int found;
+
+    *exists_out = true;
+    while ((e = index_next(&own)) != NULL) {
+        if (!page_ref_equal(e->id, skip) && own_page_equals(in, e, page)) {
+            *ref_out = e->id;
+            return 0;
+        }
+    }
+    found = store_find_all(in->store, first, 0, to, &in->found);
+    if (found < 0)
+        return error_errno(err, -found, "looking for a page");
+    for (int i = 0; i < found; i++) {
+        if (store_page_equals(in, &in->found.list[i], page)) {
+            *ref_out = in->found.list[i].id;
+            return 0;
+        }
+    }
+    *exists_out = false;
+    return free_variant(in, first, found, ref_out, err);
+}
+
+int ingest_page(struct ingest *in, const void *page, struct page_ref *ref_out, struct error *err)
+{
+    struct page_ref ref;
+    bool exists;
+    int r;
+
+    if (page_is_zero(page)) {
+        *ref_out = (struct page_ref){0};
+        return 0;
+    }
+    r = ingest_find_page(in, page, in->view, (struct page_ref){0}, &ref, &exists, err);
+    if (r == 0 && !exists)
+        r = add_object(in, PACK_PAGES, ref, page, STASIS_PAGE_SIZE, err);
+    if (r < 0)
+        return r;
+    in->stats.pages++;
+    in->stats.pages_new += !exists;
+    *ref_out = ref;
+    return 0;
+}
+
+/* ---- nodes and blobs ---- */
+
+/* Is there a good copy? A damaged one is as good as none: written again, the
+ * store heals. */
+static bool has_node(struct ingest *in, const struct digest *digest, const void *bytes,
+                     size_t length)
+{
+    struct location at;
+    const uint8_t *stored;
+    size_t stored_length;
+
+    if (index_get(&in->nodes, node_id(digest)) != NULL)
+        return true;
+    if (packs_find(&in->store->packs, PACK_NODES, node_id(digest), false, 0, in->view, &at, 1) == 0)
+        return false;
+    return packs_read_near(&in->store->packs, &at, &in->near_store, &stored, &stored_length,
+                           NULL) == 0 &&
+           stored_length == length && memcmp(stored, bytes, length) == 0;
+}
+
+int ingest_encoded_node(struct ingest *in, const void *bytes, size_t length,
+                        const struct digest *digest, struct error *err)
+{
+    int r;
+
+    if (has_node(in, digest, bytes, length))
+        return 0;
+    r = add_object(in, PACK_NODES, node_id(digest), bytes, length, err);
+    if (r == 0)
+        in->stats.nodes_new++;
+    return r;
+}
+
+int ingest_node(struct ingest *in, const struct map_node *node, struct digest *digest_out,
+                struct error *err)
+{
+    uint8_t bytes[MAP_NODE_MAX_SIZE];
+    size_t length = map_node_encode(node, bytes);
+    struct digest digest = digest_of(bytes, length);
+    int r = ingest_encoded_node(in, bytes, length, &digest, err);
+
+    if (r == 0)
+        *digest_out = digest;
+    return r;
+}
+
+bool ingest_has_blob(const struct ingest *in, const struct digest *digest)
+{
+    for (size_t i = 0; i < in->blob_count; i++)
+        if (digest_equal(&in->blobs[i].digest, digest))
+            return true;
+    return false;
+}
+
+int ingest_blob(struct ingest *in, const void *data, size_t length, struct digest *digest_out,
+                struct error *err)
+{
+    struct own_blob blob = {.digest = digest_of(data, length), .length = length};
+    struct own_blob *list;
+
+    if (!ingest_has_blob(in, &blob.digest)) {
+        list = realloc(in->blobs, (in->blob_count + 1) * sizeof(*list));
+        if (list == NULL)
+            return error_errno(err, ENOMEM, "storing a blob");
+        in->blobs = list;
+        blob.data = malloc(length + 1);
+        if (blob.data == NULL)
+            return error_errno(err, ENOMEM, "storing a blob");
+        if (length != 0)
+            memcpy(blob.data, data, length);
+        in->blobs[in->blob_count++] = blob;
+    }
+    *digest_out = blob.digest;
+    return 0;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of this room share. Lock order: db, then packs. */
+#ifndef STASIS_STORE_PRIVATE_H
+#define STASIS_STORE_PRIVATE_H
+
+#include "store/db.h"
+#include "store/packs.h"
+#include "store/store.h"
+
+#include <stdatomic.h>
+
+struct store {
+    char *dir; /* absolute or as given */
+    int dirfd;
+    int packs_dirfd;
+    struct db db;
+    struct group_cache *cache;
+    struct packs packs;
+    int64_t loaded_seq;     /* of the last pack row loaded; under db.lock */
+    int64_t data_version;   /* of the catalogue when it was; under db.lock */
+    atomic_uint next_owner; /* cache numbers of packs being written */
+};
+
+/* Loads packs that other processes committed since. 0 or negative errno. */
+int store_refresh(struct store *store, struct error *err);
+/* The same without asking whether anything changed; the caller holds db.lock. */
+int store_load_packs_locked(struct store *store, struct error *err);
+
+/* Finds objects in the committed packs from..to-1 into a growing array; returns
+ * how many or -ENOMEM. */
+struct locations {
+    struct location *list;
+    unsigned capacity;
+};
+int store_find_all(struct store *store, struct page_ref key, uint32_t from, uint32_t to,
+                   struct locations *io);
+
+/* The stored bytes of a page: *group_io as for packs_read_near(). */
+int store_page_near(struct store *store, struct page_ref ref, struct cached_group **group_io,
+                    const uint8_t **bytes_out, struct error *err);
+
+/* The encoded node, checked against its SHA-256; *group_out keeps it alive. */
+int store_node_bytes(struct store *store, const struct digest *digest,
+                     struct cached_group **group_out, const uint8_t **bytes_out, size_t *length_out,
+                     struct error *err);
+
+/* The index id of a node. */
+static inline struct page_ref node_id(const struct digest *digest)
+{
+    return page_ref_load(digest->bytes);
+}
+
+/* A blob, with db.lock held. -ENOENT without a message if there is none. */
+int store_blob_read_locked(struct store *store, const struct digest *digest, void **data_out,
+                           size_t *length_out, struct error *err);
+
+/* The manifest's bytes, checked against id. Takes db.lock. -ENOENT with a message. */
+int catalogue_manifest_text(struct store *store, const struct digest *id, char **text_out,
+                            size_t *length_out, struct error *err);
+
+/* ---- catalogue, with db.lock held and within the caller's transaction ---- */
+
+/* -ENOENT with a message if there is no such machine or checkpoint. */
+int catalogue_need_machine(struct db *db, const char *name, struct error *err);
+int catalogue_need_checkpoint(struct db *db, const struct digest *id, struct error *err);
+int catalogue_put_image(struct db *db, const char *name, const char *tag, const struct digest *id,
+                        bool replace, struct error *err);
+int catalogue_put_head(struct db *db, const char *machine, const struct digest *head,
+                       struct error *err);
+/* Records a checkpoint, under machine and name if not NULL. -EEXIST. */
+int catalogue_put_checkpoint(struct db *db, const struct digest *id, const char *machine,
+                             const char *name, int64_t created_us, const char *manifest,
+                             size_t length, struct error *err);
+/* -EEXIST if that would be refused for its name or tag. */
+int catalogue_check_names(struct db *db, const struct digest *id, const char *machine,
+                          const char *name, const char *image, const char *tag, bool replace,
+                          struct error *err);
+
+/* Pages that the bits of a leaf or inner node at `level` stand for: the first
+ * page of child i of the node that begins at page `first`. */
+static inline uint64_t map_child_first(uint64_t first, unsigned level, unsigned i)
+{
+    return first + ((uint64_t)i << (MAP_FANOUT_SHIFT * level));
+}
+
+#endif

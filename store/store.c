@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/store.h"
+
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "store/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+/* Enough for the neighbours of what a machine touches now; each group is read
+ * from the page cache again when it has fallen out, so more buys little. */
+#define CACHE_BYTES (64u << 20)
+
+DEFINE_CLEANUP(struct store, store_close)
+
+/* ---- opening ---- */
+
+static bool has_suffix(const char *name, const char *suffix)
+{
+    size_t n = strlen(name), m = strlen(suffix);
+
+    return n > m && strcmp(name + n - m, suffix) == 0;
+}
+
+/* Calls visit for each file of packs/; stops at a non-zero return. */
+static int each_pack_file(struct store *store, int (*visit)(struct store *, const char *))
+{
+    _cleanup_closedir_ DIR *dir = NULL;
+    int fd = openat(store->packs_dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const struct dirent *entry;
+    int r = 0;
+
+    if (fd < 0)
+        return -errno;
+    dir = fdopendir(fd);
+    if (dir == NULL) {
+        close(fd);
+        return -ENOMEM;
+    }
+    while (r == 0 && (entry = readdir(dir)) != NULL)
+        r = visit(store, entry->d_name);
+    return r;
+}
+
+static int is_pack_file(struct store *store, const char *name)
+{
+    (void)store;
+    return has_suffix(name, ".pack");
+}
+
+/* 1 if the catalogue lists the pack of that file name, 0 if not, or it is no
+ * pack's name, which we leave alone (then 1). */
+static int is_listed(struct store *store, const char *name)
+{
+    uint8_t id[PACK_ID_SIZE];
+    char hex[2 * PACK_ID_SIZE + 1];
+    int64_t one;
+    int r;
+
+    if (strlen(name) != 2 * PACK_ID_SIZE + strlen(".pack"))
+        return 1;
+    memcpy(hex, name, sizeof(hex) - 1);
+    hex[sizeof(hex) - 1] = '\0';
+    if (hex_decode(hex, id, sizeof(id)) < 0)
+        return 1;
+    db_lock(&store->db);
+    r = db_get_int(&store->db, &one, NULL, "SELECT 1 FROM pack WHERE id = ?", "b", id, sizeof(id));
+    db_unlock(&store->db);
+    return r == -ENOENT ? 0 : 1;
+}
+
+/*
+ * Removes what a writer that died left behind. A living writer holds the lock of
+ * its file from before its first byte until its commit; so whoever gets the lock
+ * and then still finds the pack unlisted has found one nobody will ever list.
+ */
+static int remove_leftover(struct store *store, const char *name)
+{
+    bool sealed = has_suffix(name, ".pack");
+    _cleanup_close_ int fd = -1;
+
+    if (!sealed && !has_suffix(name, ".tmp"))
+        return 0;
+    if (sealed && is_listed(store, name))
+        return 0;
+    fd = openat(store->packs_dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return 0;
+    if (!sealed || !is_listed(store, name))
+        unlinkat(store->packs_dirfd, name, 0);
+    return 0;
+}
+
+/* An empty catalogue beside packs is not a new store: making it one would throw
+ * the packs away. */
+static int check_not_lost(struct store *store, struct error *err)
+{
+    struct stat st;
+    bool empty = fstatat(store->dirfd, "catalogue.db", &st, 0) < 0 || st.st_size == 0;
+
+    if (!empty || each_pack_file(store, is_pack_file) != 1)
+        return 0;
+    error_corrupt(err, "the store %s has packs but its catalogue.db is missing or empty",
+                  store->dir);
+    error_hint(err, "put catalogue.db (and catalogue.db-wal) back from a copy");
+    return -EBADMSG;
+}
+
+static int open_dirs(struct store *store, bool create, struct error *err)
+{
+    _cleanup_free_ char *packs = io_format("%s/packs", store->dir);
+    _cleanup_free_ char *catalogue = io_format("%s/catalogue.db", store->dir);
+    int r = 0;
+
+    if (create)
+        r = io_make_dirs(packs, 0700);
+    else if (access(catalogue, F_OK) < 0)
+        r = -errno;
+    if (r == -ENOENT) {
+        error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no store in %s", store->dir);
+        error_hint(err, "'stasis import' or 'stasis pull' make one; --home chooses another");
+        return r;
+    }
+    if (r < 0)
+        return error_errno(err, -r, "opening the store %s", store->dir);
+    store->dirfd = open(store->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (store->dirfd >= 0)
+        store->packs_dirfd = openat(store->dirfd, "packs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (store->dirfd < 0 || store->packs_dirfd < 0)
+        return error_errno(err, errno, "opening the store %s", store->dir);
+    return 0;
+}
+
+/* One process at a time: two that both find no catalogue must not both make it. */
+static int open_catalogue(struct store *store, struct error *err)
+{
+    _cleanup_free_ char *path = io_format("%s/catalogue.db", store->dir);
+    int r;
+
+    while (flock(store->dirfd, LOCK_EX) < 0)
+        if (errno != EINTR)
+            return error_errno(err, errno, "locking the store %s", store->dir);
+    r = check_not_lost(store, err);
+    if (r == 0)
+        r = db_open(&store->db, path, err);
+    if (r == 0)
+        r = each_pack_file(store, remove_leftover);
+    flock(store->dirfd, LOCK_UN);
+    if (r < 0 && err != NULL && err->errnum == 0)
+        return error_errno(err, -r, "opening the store %s", store->dir);
+    return r;
+}
+
+int store_open(const char *dir, bool create, struct store **out, struct error *err)
+{
+    _cleanup_(store_closep) struct store *store = calloc(1, sizeof(*store));
+    int r;
+
+    if (store == NULL)
+        return error_errno(err, ENOMEM, "opening the store");
+    store->dirfd = store->packs_dirfd = -1;
+    store->data_version = -1;
+    /* Above every number a committed pack can have. */
+    atomic_init(&store->next_owner, UINT32_C(1) << 31);
+    store->dir = strdup(dir);
+    if (store->dir == NULL || group_cache_new(CACHE_BYTES, &store->cache) < 0)
+        return error_errno(err, ENOMEM, "opening the store");
+    r = open_dirs(store, create, err);
+    if (r < 0)
+        return r;
+    packs_init(&store->packs, store->packs_dirfd, store->cache);
+    r = open_catalogue(store, err);
+    if (r == 0)
+        r = store_refresh(store, err);
+    if (r < 0)
+        return r;
+    *out = steal_pointer(store);
+    return 0;
+}
+
+void store_close(struct store *store)
+{
+    if (store == NULL)
+        return;
+    if (store->packs_dirfd >= 0) {
+        packs_clear(&store->packs);
+        if (store->db.handle != NULL)
+            db_close(&store->db);
+        close(store->packs_dirfd);
+    }
+    if (store->dirfd >= 0)
+        close(store->dirfd);
+    group_cache_free(store->cache);
+    free(store->dir);
+    free(store);
+}
+
+/* ---- packs of other processes ---- */
+
+static int read_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err)
+{
+    int64_t kind = sqlite3_column_int64(stmt, 2);
+    int64_t bytes = sqlite3_column_int64(stmt, 3);
+    int64_t groups = sqlite3_column_int64(stmt, 4);
+    int64_t objects = sqlite3_column_int64(stmt, 5);
+
+    if (sqlite3_column_bytes(stmt, 1) != PACK_ID_SIZE ||
+        (kind != PACK_PAGES && kind != PACK_NODES) || bytes < 0 || groups < 0 ||
+        groups > UINT32_MAX || objects < 0 || objects > UINT32_MAX)
+        return error_corrupt(err, "the store's catalogue.db has a bad row for pack %lld",
+                             (long long)sqlite3_column_int64(stmt, 0));
+    memcpy(out->id, sqlite3_column_blob(stmt, 1), PACK_ID_SIZE);
+    out->kind = (enum pack_kind)kind;
+    out->bytes = (uint64_t)bytes;
+    out->groups = (uint32_t)groups;
+    out->objects = (uint32_t)objects;
+    return 0;
+}
+
+int store_load_packs_locked(struct store *store, struct error *err)
+{
+    _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+    int r = db_prepare(&store->db, &stmt, err,
+                       "SELECT seq, id, kind, bytes, groups, objects FROM pack"
+                       " WHERE seq > ? ORDER BY seq",
+                       "i", store->loaded_seq);
+
+    while (r == 0) {
+        struct pack_row row;
+
+        r = db_step(&store->db, stmt, err);
+        if (r <= 0)
+            return r;
+        r = read_pack_row(stmt, &row, err);
+        if (r == 0)
+            r = packs_add(&store->packs, &row, err);
+        if (r == 0)
+            store->loaded_seq = sqlite3_column_int64(stmt, 0);
+    }
+    return r;
+}
+
+int store_refresh(struct store *store, struct error *err)
+{
+    _cleanup_(db_unlockp) struct db *locked = db_locked(&store->db);
+    int64_t version;
+    int r = db_get_int(locked, &version, err, "PRAGMA data_version", "");
+
+    if (r < 0)
+        return r;
+    if (version == store->data_version)
+        return 0;
+    r = store_load_packs_locked(store, err);
+    if (r == 0)
+        store->data_version = version;
+    return r;
+}
+
+/* ---- reading ---- */
+
+int store_find_all(struct store *store, struct page_ref key, uint32_t from, uint32_t to,
+                   struct locations *io)
+{
+    for (;;) {
+        unsigned n =
+            packs_find(&store->packs, PACK_PAGES, key, true, from, to, io->list, io->capacity);
+        struct location *list;
+
+        if (n <= io->capacity)
+            return (int)n;
+        list = realloc(io->list, (n + 8) * sizeof(*list));
+        if (list == NULL)
+            return -ENOMEM;
+        io->list = list;
+        io->capacity = n + 8;
+    }
+}
+
+enum { COPIES_MAX = 4 }; /* of one object, in different packs, that a read tries */
+
+/*
+ * Finds an object in any committed pack. What is not in the index may have been
+ * committed by another process since the packs were last loaded.
+ */
+static unsigned find_object(struct store *store, enum pack_kind kind, struct page_ref id,
+                            struct location at[COPIES_MAX])
+{
+    unsigned n = packs_find(&store->packs, kind, id, false, 0, UINT32_MAX, at, COPIES_MAX);
+
+    if (n == 0 && store_refresh(store, NULL) == 0)
+        n = packs_find(&store->packs, kind, id, false, 0, UINT32_MAX, at, COPIES_MAX);
+    return n < COPIES_MAX ? n : COPIES_MAX;
+}
+
+static int check_page(struct store *store, const struct location *at, const uint8_t *bytes,
+                      struct error *err)
+{
+    if (page_ref_same_key(page_ref_of(bytes), at->id))
+        return 0;
+    return error_corrupt(err, "%s: object %u is not the page that its footer says",
+                         packs_get(&store->packs, at->pack)->name, at->object);
+}
+
+static int page_missing(struct store *store, struct page_ref ref, struct error *err)
+{
+    uint8_t bytes[PAGE_REF_SIZE];
+    char hex[2 * PAGE_REF_SIZE + 1], what[64];
+
+    page_ref_store(ref, bytes);
+    snprintf(what, sizeof(what), "page %s", hex_encode(bytes, sizeof(bytes), hex));
+    return packs_missing(&store->packs, what, err);
+}
+
+int store_page_near(struct store *store, struct page_ref ref, struct cached_group **group_io,
+                    const uint8_t **bytes_out, struct error *err)
+{
+    struct location at[COPIES_MAX];
+    unsigned n = find_object(store, PACK_PAGES, ref, at);
+    size_t length;
+    int r = -ENOENT;
+
+    for (unsigned i = 0; i < n && r != 0; i++) {
+        r = packs_read_near(&store->packs, &at[i], group_io, bytes_out, &length, err);
+        if (r == 0)
+            r = check_page(store, &at[i], *bytes_out, err);
+    }
+    return n == 0 ? page_missing(store, ref, err) : r;
+}
+
+int store_page_read(struct store *store, struct page_ref ref, void *page_out, struct error *err)
+{
+    _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
+    const uint8_t *bytes;
+    int r;
+
+    if (page_ref_is_zero(ref)) {
+        memset(page_out, 0, STASIS_PAGE_SIZE);
+        return 0;
+    }
+    r = store_page_near(store, ref, &g, &bytes, err);
+    if (r == 0)
+        memcpy(page_out, bytes, STASIS_PAGE_SIZE);
+    return r;
+}
+
+static int check_node(struct store *store, const struct location *at, const struct digest *digest,
+                      const uint8_t *bytes, size_t length, struct error *err)
+{
+    struct digest actual = digest_of(bytes, length);
+
+    if (digest_equal(&actual, digest))
+        return 0;
+    return error_corrupt(err, "%s: object %u is not the map node that its footer says",
+                         packs_get(&store->packs, at->pack)->name, at->object);
+}
+
+int store_node_bytes(struct store *store, const struct digest *digest,
+                     struct cached_group **group_out, const uint8_t **bytes_out, size_t *length_out,
+                     struct error *err)
+{
+    struct location at[COPIES_MAX];
+    unsigned n = find_object(store, PACK_NODES, node_id(digest), at);
+    char hex[DIGEST_HEX_SIZE], what[DIGEST_HEX_SIZE + 16];
+
+    for (unsigned i = 0; i < n; i++) {
+        _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
+        int r = packs_read(&store->packs, &at[i], &g, bytes_out, length_out, err);
+
+        if (r == 0)
+            r = check_node(store, &at[i], digest, *bytes_out, *length_out, err);
+        if (r == 0)
+            *group_out = steal_pointer(g);
+        if (r == 0 || i + 1 == n)
+            return r;
+    }
+    snprintf(what, sizeof(what), "map node %s", digest_hex(digest, hex));
+    return packs_missing(&store->packs, what, err);
+}
+
+int store_node_read(struct store *store, const struct digest *digest, struct map_node *out,
+                    struct error *err)
+{
+    _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
+    const uint8_t *bytes;
+    size_t length;
+    int r = store_node_bytes(store, digest, &g, &bytes, &length, err);
+
+    return r < 0 ? r : map_node_decode(bytes, length, out, err);
+}
+
+int store_blob_read_locked(struct store *store, const struct digest *digest, void **data_out,
+                           size_t *length_out, struct error *err)
+{
+    _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+    char hex[DIGEST_HEX_SIZE];
+    int r =
+        db_prepare(&store->db, &stmt, err, "SELECT data FROM blob WHERE digest = ?", "d", digest);
+    struct digest actual;
+    size_t length;
+    char *data;
+
+    if (r == 0)
+        r = db_step(&store->db, stmt, err);
+    if (r <= 0)
+        return r < 0 ? r : -ENOENT;
+    length = (size_t)sqlite3_column_bytes(stmt, 0);
+    actual = digest_of(length != 0 ? sqlite3_column_blob(stmt, 0) : "", length);
+    if (!digest_equal(&actual, digest))
+        return error_corrupt(err, "catalogue.db: blob %s is damaged", digest_hex(digest, hex));
+    data = malloc(length + 1);
+    if (data == NULL)
+        return error_errno(err, ENOMEM, "reading a blob");
+    if (length != 0)
+        memcpy(data, sqlite3_column_blob(stmt, 0), length);
+    data[length] = '\0';
+    *data_out = data;
+    *length_out = length;
+    return 0;
+}
+
+int store_blob_read(struct store *store, const struct digest *digest, void **data_out,
+                    size_t *length_out, struct error *err)
+{
+    _cleanup_(db_unlockp) struct db *locked = db_locked(&store->db);
+    char hex[DIGEST_HEX_SIZE];
+    int r = store_blob_read_locked(store, digest, data_out, length_out, err);
+
+    (void)locked;
+    if (r == -ENOENT)
+        return error_corrupt(err, "blob %s is not in the store", digest_hex(digest, hex));
+    return r;
+}
