@@ -2,7 +2,9 @@
 #include "imgfmt/page.h"
 
 #include "base/bytes.h"
+#include "imgfmt/page_hash.h"
 
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #define VARIANT_MASK ((uint64_t)PAGE_VARIANT_MAX)
@@ -25,10 +27,18 @@ bool page_is_zero(const void *page)
     return true;
 }
 
+static struct page_hash hash_of(const void *page)
+{
+    if (__builtin_cpu_supports("avx2"))
+        return page_hash_avx2(page);
+    XXH128_hash_t hash = XXH3_128bits(page, STASIS_PAGE_SIZE);
+    return (struct page_hash){.lo = hash.low64, .hi = hash.high64};
+}
+
 struct page_ref page_ref_of(const void *page)
 {
-    XXH128_hash_t hash = XXH3_128bits(page, STASIS_PAGE_SIZE);
-    struct page_ref ref = {.lo = hash.low64, .hi = hash.high64 & ~VARIANT_MASK};
+    struct page_hash hash = hash_of(page);
+    struct page_ref ref = {.lo = hash.lo, .hi = hash.hi & ~VARIANT_MASK};
 
 #ifdef STASIS_KEY_BITS
     _Static_assert(STASIS_KEY_BITS > 0 && STASIS_KEY_BITS < 64, "a test key is part of lo");

@@ -9,6 +9,8 @@
 #include "base/bytes.h"
 #include "samples.h"
 
+#include <xxhash.h>
+
 static void every_single_byte_counts(void **state)
 {
     uint8_t page[STASIS_PAGE_SIZE] = {0};
@@ -82,6 +84,22 @@ static void keys_are_xxh3_of_the_page(void **state)
     assert_true(ref.hi == UINT64_C(0x3916578969f0000));
 }
 
+/* Whatever instructions this processor has. */
+static void keys_are_the_same_as_the_library_computes(void **state)
+{
+    uint8_t bytes[STASIS_PAGE_SIZE + 1];
+    uint8_t *page = bytes + 1;
+
+    (void)state;
+    for (uint32_t seed = 0; seed < 100; seed++) {
+        sample_page(seed, page);
+        XXH128_hash_t want = XXH3_128bits(page, STASIS_PAGE_SIZE);
+        struct page_ref ref = page_ref_of(page);
+        assert_true(ref.lo == want.low64);
+        assert_true(ref.hi == (want.high64 & ~UINT64_C(0xffff)));
+    }
+}
+
 static void one_bit_makes_another_key(void **state)
 {
     uint8_t page[STASIS_PAGE_SIZE];
@@ -141,6 +159,7 @@ int main(void)
 #else
         cmocka_unit_test(fresh_references_are_of_the_first_variant),
         cmocka_unit_test(keys_are_xxh3_of_the_page),
+        cmocka_unit_test(keys_are_the_same_as_the_library_computes),
         cmocka_unit_test(one_bit_makes_another_key),
 #endif
         cmocka_unit_test(variants_share_a_key),
