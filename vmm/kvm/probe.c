@@ -482,8 +482,12 @@ static bool can_open(struct kvm_report *out)
     if (version == KVM_API_VERSION)
         return true;
     out->ability = KVM_BROKEN;
-    snprintf(out->reason, sizeof(out->reason), "/dev/kvm has API version %d, not %d", version,
-             KVM_API_VERSION);
+    if (version < 0)
+        snprintf(out->reason, sizeof(out->reason), "/dev/kvm: KVM_GET_API_VERSION: %s",
+                 strerror(errno));
+    else
+        snprintf(out->reason, sizeof(out->reason), "/dev/kvm has API version %d, not %d", version,
+                 KVM_API_VERSION);
     return false;
 }
 
