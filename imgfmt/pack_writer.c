@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "imgfmt/map.h"
 #include "imgfmt/pack_layout.h"
 
 #include <errno.h>
@@ -119,18 +120,27 @@ static int make_room(struct pack_writer *w, unsigned count)
                 sizeof(*w->index.objects));
 }
 
-static int check_group(const struct pack_writer *w, size_t raw_bytes, unsigned count,
-                       struct error *err)
+/* What a reader of this kind of pack would refuse. */
+static bool kind_allows(enum pack_kind kind, size_t raw_bytes, const struct pack_object_id *ids,
+                        unsigned count)
 {
-    bool fits = raw_bytes > 0 && raw_bytes <= PACK_GROUP_RAW_MAX && count > 0 &&
-                count <= PACK_GROUP_OBJECTS_MAX;
+    if (kind == PACK_NODES)
+        return raw_bytes >= (size_t)count * MAP_NODE_HEADER_SIZE &&
+               raw_bytes <= (size_t)count * MAP_NODE_MAX_SIZE;
+    for (unsigned i = 0; i < count; i++)
+        if (page_ref_is_zero(page_ref_load(ids[i].bytes)))
+            return false;
+    return raw_bytes == (size_t)count * STASIS_PAGE_SIZE;
+}
 
-    if (fits && w->index.kind == PACK_PAGES)
-        fits = raw_bytes == (size_t)count * STASIS_PAGE_SIZE;
-    if (!fits || w->finished)
-        return error_set(err, STATUS_FAILED, EINVAL,
-                         "cannot put %u objects of %zu bytes into a pack", count, raw_bytes);
-    return 0;
+static int check_group(const struct pack_writer *w, size_t raw_bytes,
+                       const struct pack_object_id *ids, unsigned count, struct error *err)
+{
+    if (!w->finished && raw_bytes > 0 && raw_bytes <= PACK_GROUP_RAW_MAX && count > 0 &&
+        count <= PACK_GROUP_OBJECTS_MAX && kind_allows(w->index.kind, raw_bytes, ids, count))
+        return 0;
+    return error_set(err, STATUS_FAILED, EINVAL, "cannot put %u objects of %zu bytes into a pack",
+                     count, raw_bytes);
 }
 
 /* Compresses, unless that gains nothing; returns the bytes to store. */
@@ -151,7 +161,7 @@ int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
 {
     struct pack_group g = {.offset = w->end, .first_object = w->index.object_count};
 
-    int r = check_group(w, raw_bytes, count, err);
+    int r = check_group(w, raw_bytes, ids, count, err);
     if (r < 0)
         return r;
     if (make_room(w, count) < 0)

@@ -190,6 +190,9 @@ static void the_writer_refuses_what_a_reader_would(void **state)
     assert_int_equal(pack_writer_group(w, raw, 0, ids, 0, &group, NULL), -EINVAL);
     assert_int_equal(pack_writer_group(w, raw, 4096, ids, 2, &group, NULL), -EINVAL);
     assert_int_equal(pack_writer_group(w, raw, 8191, ids, 2, &group, NULL), -EINVAL);
+    ids[1] = (struct pack_object_id){{0}};
+    assert_int_equal(pack_writer_group(w, raw, 8192, ids, 2, &group, NULL), -EINVAL);
+    ids[1].bytes[15] = 1;
     assert_int_equal(pack_writer_finish(w, NULL), 0);
     assert_int_equal(pack_writer_group(w, raw, 8192, ids, 2, &group, NULL), -EINVAL);
 }
