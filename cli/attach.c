@@ -2,19 +2,22 @@
 #include "cli/attach.h"
 
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "cli/machines.h"
 #include "vmm/control/client.h"
 
 #include <errno.h>
 
-static int open_console(struct cli *cli, const char *machine, int *fd_out, struct error *err)
+static int open_console(struct cli *cli, const char *machine, bool replay, int *fd_out,
+                        struct error *err)
 {
+    _cleanup_json_ json_t *args = json_pack("{s:b}", "replay", (int)replay);
     _cleanup_free_ char *path = home_machine_socket(&cli->home, machine);
     _cleanup_close_ int fd = -1;
 
     int r = control_connect(path, &fd, err);
     if (r >= 0)
-        r = control_call(fd, "console", NULL, NULL, err);
+        r = control_call(fd, "console", args, NULL, err);
     if (r < 0) {
         error_prefix(err, "cannot attach to the console of %s", machine);
         return r;
@@ -37,13 +40,35 @@ static void say(const char *machine, enum terminal_end end)
     }
 }
 
-int attach_console(struct cli *cli, const char *machine, const struct terminal_options *options,
-                   enum terminal_end *end_out, struct error *err)
+/* It was over before anybody could attach: what it printed is in its log. */
+static int print_log(struct cli *cli, const char *machine, struct error *err)
+{
+    char chunk[4096];
+    size_t n;
+    _cleanup_free_ char *dir = home_machine_dir(&cli->home, machine);
+    _cleanup_free_ char *path = io_format("%s/console.log", dir);
+    _cleanup_fclose_ FILE *log = fopen(path, "re");
+
+    while (log != NULL && (n = fread(chunk, 1, sizeof(chunk), log)) > 0) {
+        int r = io_write_full(STDOUT_FILENO, chunk, n);
+        if (r < 0)
+            return error_errno(err, -r, "cannot print what the machine printed");
+    }
+    return 0;
+}
+
+int attach_console(struct cli *cli, const char *machine, bool replay,
+                   const struct terminal_options *options, enum terminal_end *end_out,
+                   struct error *err)
 {
     _cleanup_close_ int fd = -1;
     const bool person = isatty(STDIN_FILENO) == 1 && isatty(STDERR_FILENO) == 1;
 
-    int r = open_console(cli, machine, &fd, err);
+    int r = open_console(cli, machine, replay, &fd, err);
+    if (r < 0 && replay && !machine_is_running(&cli->home, machine)) {
+        *end_out = TERMINAL_MACHINE_ENDED;
+        return print_log(cli, machine, err);
+    }
     if (r < 0)
         return r;
     if (person && options->escape > 0)

@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
@@ -205,12 +206,27 @@ int machines_kill(struct cli *cli, const char *name, struct error *err)
     if (r >= 0 && machine_wait(&cli->home, name, KILL_GONE_MS) >= 0)
         return 0;
     _cleanup_free_ char *dir = home_machine_dir(&cli->home, name);
-    r = process_kill_lock_owner(dir, err);
+    r = process_kill_machine(dir, err);
     if (r < 0)
         return r;
     if (machine_wait(&cli->home, name, KILL_GONE_MS) < 0)
         return error_set(err, STATUS_BUSY, EBUSY, "%s does not end, not even by SIGKILL", name);
     return 0;
+}
+
+/* Who looks whether a machine runs takes its lock for a moment, too. */
+static int lock_patiently(int fd)
+{
+    enum { ATTEMPTS = 50, WAIT_MS = 10 };
+
+    for (int i = 0; i < ATTEMPTS; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return 0;
+        if (errno != EWOULDBLOCK)
+            return -errno;
+        poll(NULL, 0, WAIT_MS);
+    }
+    return -EWOULDBLOCK;
 }
 
 /* Takes the machine's lock, so that nobody starts it while it is removed; *fd_out
@@ -224,7 +240,7 @@ static int take_lock(const char *dir, const char *name, int *fd_out, struct erro
         return 0;
     if (fd < 0)
         return error_errno(err, errno, "cannot open %s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+    if (lock_patiently(fd) < 0) {
         error_set(err, STATUS_BUSY, EBUSY, "%s is running", name);
         error_hint(err, "stop it first, or remove it with rm -f");
         return -EBUSY;

@@ -5,17 +5,16 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
-/* The process that holds DIR/lock, as /proc/locks tells, or 0. */
-pid_t process_lock_owner(const char *machine_dir);
+/* Sends SIGKILL to the process that wrote its number into DIR/lock, after making
+ * sure that it is a machine's process. 0 also when there is none any more. */
+int process_kill_machine(const char *machine_dir, struct error *err);
 
-/* Sends SIGKILL to it, after making sure that it is a machine's process. 0 also
- * when there is none any more. */
-int process_kill_lock_owner(const char *machine_dir, struct error *err);
-
-/* The pid of the FLOCK on that inode in the text of /proc/locks, or 0. For tests. */
-pid_t process_find_lock(const char *locks, unsigned major, unsigned minor,
-                        unsigned long long inode);
+/* Are these the arguments of a machine's process, as /proc/PID/cmdline has them
+ * (NUL-terminated, end to end)? For tests. */
+bool process_is_machine(const char *cmdline, size_t length);
 
 #endif

@@ -15,13 +15,14 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
 
     int r = terminal_parse_escape(arguments_text(args, "escape", "ctrl-a"), &options.escape, err);
     if (r < 0 || (r = machines_require_running(cli, machine, err)) < 0 ||
-        (r = attach_console(cli, machine, &options, &end, err)) < 0)
+        (r = attach_console(cli, machine, arguments_has(args, "replay"), &options, &end, err)) < 0)
         return r;
     return attach_result(machine, end, err);
 }
 
 static const struct option_spec options_list[] = {
     ATTACH_OPTION_ESCAPE,
+    {.name = "replay", .help = "begin with what it has printed before"},
     {.name = "no-wait", .help = "end with the input, do not wait for the machine"},
     {.name = "timeout",
      .type = OPTION_DURATION,

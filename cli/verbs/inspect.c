@@ -133,6 +133,8 @@ static int inspect_machine(struct cli *cli, const struct catalogue_machine *mach
     json_object_set_new(out, "type", json_string("machine"));
     json_object_set_new(out, "name", json_string(machine->name));
     json_object_set_new(out, "state", json_string(machines_state(cli, machine->name, status)));
+    json_t *pid = json_object_get(status, "pid");
+    json_object_set(out, "pid", json_is_integer(pid) ? pid : json_null());
     json_object_set_new(out, "status", status != NULL ? status : json_null());
     json_object_set_new(out, "created", output_time(machine->created_us));
     json_object_set_new(out, "origin", output_id(&machine->origin));

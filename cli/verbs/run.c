@@ -87,10 +87,7 @@ static int attach(struct cli *cli, const char *name, const struct arguments *arg
     int r = terminal_parse_escape(arguments_text(args, "escape", "ctrl-a"), &options.escape, err);
     if (r < 0)
         return r;
-    r = attach_console(cli, name, &options, &end, err);
-    /* It may be over before anybody could attach. */
-    if (r < 0 && !machine_is_running(&cli->home, name))
-        return 0;
+    r = attach_console(cli, name, true, &options, &end, err);
     return r < 0 ? r : attach_result(name, end, err);
 }
 

@@ -41,9 +41,9 @@ static int report(struct cli *cli, const char *reference, json_t *result, struct
         return output_json(result, err);
     puts(digest_hex(&id, hex));
     const json_t *us = json_object_get(result, "pause_us");
-    const json_t *bytes = json_object_get(result, "bytes_new");
+    const json_t *bytes = json_object_get(result, "stored_bytes");
     if (isatty(STDERR_FILENO) == 1 && us != NULL && bytes != NULL)
-        cli_note(cli, "%s saved: held for %s, %s new", reference,
+        cli_note(cli, "%s saved: held for %s, %s written", reference,
                  text_precise((uint64_t)json_integer_value(us), pause),
                  text_bytes((uint64_t)json_integer_value(bytes), size));
     return 0;

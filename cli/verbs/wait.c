@@ -9,8 +9,11 @@ static int wait_one(struct cli *cli, const char *name, void *context, struct err
     int r = machines_require(cli, name, err);
     if (r < 0)
         return r;
-    if (machine_wait(&cli->home, name, *(const int *)context) >= 0)
+    r = machine_wait(&cli->home, name, *(const int *)context);
+    if (r >= 0)
         return 0;
+    if (r != -ETIMEDOUT)
+        return error_errno(err, -r, "cannot wait for %s", name);
     error_set(err, STATUS_FAILED, ETIMEDOUT, "%s is still running", name);
     error_hint(err, "stasis stop %s asks it to end", name);
     return -ETIMEDOUT;
