@@ -26,6 +26,9 @@ int store_refresh(struct store *store, struct error *err);
 /* The same without asking whether anything changed; the caller holds db.lock. */
 int store_load_packs_locked(struct store *store, struct error *err);
 
+/* A row of "SELECT seq, id, kind, bytes, groups, objects FROM pack", checked. */
+int store_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err);
+
 /* Finds objects in the committed packs from..to-1 into a growing array; returns
  * how many or -ENOMEM. */
 struct locations {

@@ -200,7 +200,7 @@ void store_close(struct store *store)
 
 /* ---- packs of other processes ---- */
 
-static int read_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err)
+int store_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err)
 {
     int64_t kind = sqlite3_column_int64(stmt, 2);
     int64_t bytes = sqlite3_column_int64(stmt, 3);
@@ -234,7 +234,7 @@ int store_load_packs_locked(struct store *store, struct error *err)
         r = db_step(&store->db, stmt, err);
         if (r <= 0)
             return r;
-        r = read_pack_row(stmt, &row, err);
+        r = store_pack_row(stmt, &row, err);
         if (r == 0)
             r = packs_add(&store->packs, &row, err);
         if (r == 0)
