@@ -20,8 +20,9 @@
 #define LAYOUT_PAGE_TABLES 0x9000ull /* PML4, PDPT, then PDs for 4 GiB: 6 pages */
 #define LAYOUT_CMDLINE 0x20000ull
 #define LAYOUT_EBDA 0x9fc00ull /* end of conventional memory */
-#define LAYOUT_ACPI 0xe0000ull /* RSDP first, tables behind it, up to 1 MiB */
-#define LAYOUT_ACPI_END 0x100000ull
+#define LAYOUT_ACPI 0xe0000ull /* RSDP first, tables behind it */
+#define LAYOUT_ACPI_END 0xf0000ull
+#define LAYOUT_BIOS_RESET 0xffff0ull /* where FFFF:0000 jumps to */
 #define LAYOUT_KERNEL 0x100000ull
 
 /* In the hole. */

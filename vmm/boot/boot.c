@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "imgfmt/page.h"
 #include "vmm/boot/loader.h"
+#include "vmm/devices/platform.h"
 #include "vmm/layout.h"
 
 #include <errno.h>
@@ -209,6 +210,25 @@ static int boot_write_page_tables(struct memory *mem)
     return r < 0 ? r : memory_write(mem, pdpt_gpa, pdpt, sizeof(pdpt));
 }
 
+/* What a PC has at its reset vector. Linux with hardware-reduced ACPI and no EFI
+ * reboots by jumping there in real mode and tries nothing else before. */
+static int boot_write_bios_reset(struct memory *mem)
+{
+    static const uint8_t code[] = {
+        0xba,
+        (LAYOUT_ACPI_PM + 2) & 0xff,
+        (LAYOUT_ACPI_PM + 2) >> 8, /* mov dx, reset register */
+        0xb0,
+        ACPI_PM_RESET, /* mov al, its value */
+        0xee,          /* out dx, al */
+        0xf4,          /* hlt */
+        0xeb,
+        0xfd, /* jmp to the hlt */
+    };
+
+    return memory_write(mem, LAYOUT_BIOS_RESET, code, sizeof(code));
+}
+
 static int boot_load_image(struct memory *mem, const struct boot_config *config,
                            struct boot_image *out, struct error *err)
 {
@@ -224,6 +244,8 @@ static int boot_write_structures(struct memory *mem, const struct boot_image *im
 {
     int r = boot_write_gdt(mem);
 
+    if (r == 0)
+        r = boot_write_bios_reset(mem);
     if (r < 0)
         return r;
     if (image->entry.protocol == BOOT_PVH)
