@@ -244,29 +244,36 @@ static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, st
 
 /* ---- MSRs ---- */
 
-/* The host's list, the KVM paravirtual ones (0x4b564d00-ff) being part of it in
- * any kernel since 2.6.3x, and the two that only some list. */
+/* Not in every host's list, and refused where the vCPU's CPUID lacks what they
+ * control; then they read as zero, which is also what a fresh vCPU has. */
+static const uint32_t unlisted_msrs[] = {MSR_XSS, MSR_SPEC_CTRL};
+
+static bool is_unlisted(uint32_t index)
+{
+    for (size_t i = 0; i < ARRAY_LEN(unlisted_msrs); i++)
+        if (unlisted_msrs[i] == index)
+            return true;
+    return false;
+}
+
+/* The host's list, which has the KVM paravirtual ones (0x4b564d00-ff) in it, and
+ * the unlisted ones behind it. */
 static int msr_list(struct kvm_vm *vm, uint32_t *indices, uint32_t *count_out, struct error *err)
 {
-    static const uint32_t extra[] = {MSR_XSS, MSR_SPEC_CTRL};
     struct {
         struct kvm_msr_list head;
         uint32_t indices[MSRS_MAX];
-    } list = {.head.nmsrs = MSRS_MAX};
+    } list = {.head.nmsrs = MSRS_MAX - ARRAY_LEN(unlisted_msrs)};
 
     int r = kvm_ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &list, "to list MSRs", err);
     if (r < 0)
         return r;
-    uint32_t count = list.head.nmsrs;
-    memcpy(indices, list.indices, count * sizeof(*indices));
-    for (size_t i = 0; i < ARRAY_LEN(extra); i++) {
-        bool listed = false;
-        for (uint32_t j = 0; j < count; j++)
-            listed = listed || indices[j] == extra[i];
-        if (!listed && count < MSRS_MAX)
-            indices[count++] = extra[i];
-    }
-    *count_out = count;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < list.head.nmsrs; i++)
+        if (!is_unlisted(list.indices[i]))
+            indices[count++] = list.indices[i];
+    memcpy(indices + count, unlisted_msrs, sizeof(unlisted_msrs));
+    *count_out = count + ARRAY_LEN(unlisted_msrs);
     return 0;
 }
 
@@ -296,8 +303,9 @@ static int read_msrs(struct vcpu *vcpu, struct kvm_msrs *out, struct error *err)
         int got = kvm_ioctl(vcpu->fd, KVM_GET_MSRS, chunk, "to read MSRs", err);
         if (got < 0)
             return got;
-        memcpy(&out->entries[kept], chunk->entries, (uint32_t)got * sizeof(out->entries[0]));
-        kept += (uint32_t)got;
+        for (uint32_t i = 0; i < (uint32_t)got; i++)
+            if (chunk->entries[i].data != 0 || !is_unlisted(chunk->entries[i].index))
+                out->entries[kept++] = chunk->entries[i];
         next += (uint32_t)got + 1;
     }
     out->nmsrs = kept;
