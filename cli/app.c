@@ -91,11 +91,11 @@ static int summarize(size_t failed, size_t count, const struct error *last, stru
     if (failed == 0)
         return 0;
     *err = *last;
-    if (failed < count) {
+    if (failed < count)
         error_set(err, STATUS_PARTLY, EIO, "%zu of %zu failed", failed, count);
-        return -EIO;
-    }
-    return last->errnum != 0 ? -last->errnum : -EIO;
+    else if (count > 1)
+        error_set(err, last->status, EIO, "all %zu failed", count);
+    return err->errnum != 0 ? -err->errnum : -EIO;
 }
 
 int cli_each_operand(struct cli *cli, const struct arguments *args, cli_each_fn *fn, void *context,
@@ -157,7 +157,7 @@ static int unknown_verb(const char *name, struct error *err)
 {
     const char *near = command_nearest(name);
 
-    error_set(err, STATUS_USAGE, EINVAL, "there is no verb \"%s\"", name);
+    error_set(err, STATUS_USAGE, EINVAL, "there is no verb '%s'", name);
     if (near != NULL)
         error_hint(err, "did you mean %s?", near);
     else

@@ -93,7 +93,7 @@ static int check_choice(const struct option_spec *option, const char *text, stru
         size_t used = strlen(list);
         snprintf(list + used, sizeof(list) - used, "%s%s", used > 0 ? ", " : "", *c);
     }
-    error_set(err, STATUS_USAGE, EINVAL, "--%s cannot be \"%s\"", option->name, text);
+    error_set(err, STATUS_USAGE, EINVAL, "--%s cannot be '%s'", option->name, text);
     error_hint(err, "choose one of: %s", list);
     return -EINVAL;
 }
@@ -127,7 +127,7 @@ static int check_number(const struct option_spec *option, const char *text, uint
 {
     int r = read_number(option, text, out);
     if (r < 0) {
-        error_set(err, STATUS_USAGE, EINVAL, "--%s cannot be \"%s\"", option->name, text);
+        error_set(err, STATUS_USAGE, EINVAL, "--%s cannot be '%s'", option->name, text);
         error_hint(err, "%s", number_examples(option->type));
         return -EINVAL;
     }
@@ -294,7 +294,7 @@ static int check_operands(const struct arguments *args, struct error *err)
     }
     if (args->operand_count <= known || (last != NULL && last->repeats))
         return 0;
-    error_set(err, STATUS_USAGE, EINVAL, "%s does not take \"%s\"", command->name,
+    error_set(err, STATUS_USAGE, EINVAL, "%s does not take '%s'", command->name,
               args->operands[known]);
     error_hint(err, "usage: stasis %.*s", (int)strcspn(command->usage, "\n"), command->usage);
     return -EINVAL;

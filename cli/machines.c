@@ -39,7 +39,7 @@ static int get_machine(struct cli *cli, const char *name, struct catalogue_machi
     r = catalogue_machine_get(cli->store, name, out, err);
     if (r != -ENOENT)
         return r;
-    error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no machine \"%s\"", name);
+    error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no machine '%s'", name);
     error_hint(err, "stasis ls lists the machines");
     return -ENOENT;
 }
@@ -145,8 +145,7 @@ static int create_named(struct cli *cli, const char *name, const struct digest *
         int r = machine_reference_parse(name, &ignored, err);
         if (r >= 0) { /* "a@b" */
             machine_reference_clear(&ignored);
-            r = error_set(err, STATUS_USAGE, EINVAL, "\"%s\" cannot be the name of a machine",
-                          name);
+            r = error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be the name of a machine", name);
         }
         return r;
     }

@@ -15,7 +15,7 @@ enum { IMAGE_NAME_MAX = 255, IMAGE_TAG_MAX = 127 };
 
 static int bad_machine_name(const char *what, const char *name, struct error *err)
 {
-    error_set(err, STATUS_USAGE, EINVAL, "\"%s\" cannot be the name of a %s", name, what);
+    error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be the name of a %s", name, what);
     error_hint(err,
                "names are letters, digits, '-', '_' and '.', %d at most, and begin with a "
                "letter or digit",
@@ -84,7 +84,7 @@ int image_reference_parse(const char *text, struct image_reference *out, struct 
     const char *tag = colon != NULL ? colon + 1 : "latest";
 
     if (!name_is_valid(text, length) || !tag_is_valid(tag)) {
-        error_set(err, STATUS_USAGE, EINVAL, "\"%s\" cannot be the name of an image", text);
+        error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be the name of an image", text);
         error_hint(err, "an image is NAME or NAME:TAG, like debian:12");
         return -EINVAL;
     }

@@ -42,7 +42,7 @@ int terminal_parse_escape(const char *text, int *escape_out, struct error *err)
         *escape_out = c & CONTROL_MASK;
         return 0;
     }
-    error_set(err, STATUS_USAGE, EINVAL, "\"%s\" is no key for --escape", text);
+    error_set(err, STATUS_USAGE, EINVAL, "'%s' is no key for --escape", text);
     error_hint(err, "use ctrl-a to ctrl-z, ctrl-], or none");
     return -EINVAL;
 }

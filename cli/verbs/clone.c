@@ -113,7 +113,7 @@ static int check_names(const struct plan *plan, struct error *err)
              (unsigned long long)plan->count);
     if (home_name_is_valid(longest))
         return 0;
-    error_set(err, STATUS_USAGE, EINVAL, "\"%s\" cannot be the name of a machine", longest);
+    error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be the name of a machine", longest);
     error_hint(err, "names are letters, digits, '-', '_' and '.', %d at most", MACHINE_NAME_MAX);
     return -EINVAL;
 }
@@ -132,7 +132,7 @@ static int make_plan(const struct arguments *args, struct plan *plan, struct err
     else if (strlen(wanted) <= MACHINE_NAME_MAX)
         snprintf(plan->base, sizeof(plan->base), "%s", wanted);
     else
-        return error_set(err, STATUS_USAGE, EINVAL, "\"%s\" is too long for a name", wanted);
+        return error_set(err, STATUS_USAGE, EINVAL, "'%s' is too long for a name", wanted);
     return check_names(plan, err);
 }
 
@@ -155,6 +155,9 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     if (plan.failures < plan.count)
         error_set(err, STATUS_PARTLY, EIO, "%llu of %llu clones could not be made",
                   (unsigned long long)plan.failures, (unsigned long long)plan.count);
+    else if (plan.count > 1)
+        error_set(err, plan.last.status, EIO, "none of %llu clones could be made",
+                  (unsigned long long)plan.count);
     return -EIO;
 }
 

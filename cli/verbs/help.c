@@ -16,7 +16,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     const struct command *command = command_find(name);
     if (command == NULL) {
         const char *near = command_nearest(name);
-        error_set(err, STATUS_USAGE, EINVAL, "there is no verb \"%s\"", name);
+        error_set(err, STATUS_USAGE, EINVAL, "there is no verb '%s'", name);
         if (near != NULL)
             error_hint(err, "did you mean %s?", near);
         return -EINVAL;

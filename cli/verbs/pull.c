@@ -38,7 +38,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     int r;
 
     if (!registry_is_reference(source)) {
-        error_set(err, STATUS_USAGE, EINVAL, "\"%s\" is neither a registry nor a layout", source);
+        error_set(err, STATUS_USAGE, EINVAL, "'%s' is neither a registry nor a layout", source);
         error_hint(err, "write HOST[:PORT]/REPO[:TAG] or oci:DIR[:TAG]");
         return -EINVAL;
     }

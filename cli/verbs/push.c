@@ -36,7 +36,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     struct digest id;
 
     if (!registry_is_reference(dest)) {
-        error_set(err, STATUS_USAGE, EINVAL, "\"%s\" is neither a registry nor a layout", dest);
+        error_set(err, STATUS_USAGE, EINVAL, "'%s' is neither a registry nor a layout", dest);
         error_hint(err, "write HOST[:PORT]/REPO[:TAG] or oci:DIR[:TAG]");
         return -EINVAL;
     }

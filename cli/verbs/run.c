@@ -41,7 +41,7 @@ static int check_name(struct cli *cli, const char *name, struct error *err)
     if (name == NULL)
         return 0;
     if (!home_name_is_valid(name)) {
-        error_set(err, STATUS_USAGE, EINVAL, "\"%s\" cannot be the name of a machine", name);
+        error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be the name of a machine", name);
         error_hint(err, "names are letters, digits, '-', '_' and '.', and begin with a letter or "
                         "digit");
         return -EINVAL;

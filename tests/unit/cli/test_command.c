@@ -201,7 +201,7 @@ static void operands_are_counted(void **state)
     const char *const none[] = {NULL};
 
     assert_usage_error(f, none, "A");
-    assert_usage_error(f, WORDS("a", "b", "c"), "\"c\"");
+    assert_usage_error(f, WORDS("a", "b", "c"), "'c'");
     assert_int_equal(parse(f, &many, WORDS("a", "b", "c", "d", "e")), 0);
     assert_int_equal(f->args.operand_count, 5);
 }

@@ -1,0 +1,203 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# All verbs that need a store, but no machine: what goes in comes out again, and
+# what is wrong gets a clear error, the right exit code, and leaves nothing.
+
+# shellcheck source=tests/e2e/lib.sh
+. "${BASH_SOURCE[0]%/*}/lib.sh"
+
+json() { jq -e "$1" >/dev/null; }
+# put PATH OFFSET BYTES, with printf's escapes
+# shellcheck disable=SC2059
+put() { printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none; }
+
+# A file that begins like a bzImage; nobody boots it here.
+kernel=$work/vmlinuz
+head -c 100000 /dev/urandom >"$kernel"
+put "$kernel" $((0x1fe)) '\x55\xaa'
+put "$kernel" $((0x202)) 'HdrS'
+
+# A real file system, and the same with something changed.
+mkdir -p "$work/files/etc"
+echo 'version one' >"$work/files/etc/motd"
+head -c 3M /dev/urandom >"$work/files/noise"
+PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -d "$work/files" "$work/one.raw" 32M
+cp "$work/one.raw" "$work/two.raw"
+head -c 12288 /dev/urandom | dd of="$work/two.raw" bs=4096 seek=5000 conv=notrunc status=none
+
+# ---- an empty store ----
+
+expect "no machines" '' "$(stasis ls)"
+for verb in ls images history; do
+    expect "$verb of nothing is an empty array" '[]' "$(stasis "$verb" --json)"
+done
+expect_true "df of nothing" json '.checkpoints == 0 and .unique_bytes == 0' < <(stasis df --json)
+must stasis verify
+
+# ---- in, and listed ----
+
+id=$(stasis import base:1 --kernel "$kernel" --disk "$work/one.raw" --memory 64M --cpus 2 \
+    --cmdline 'quiet' 2>"$work/note")
+expect "import prints an id" 64 "${#id}"
+expect "images -q prints names" base:1 "$(stasis images -q)"
+expect_true "images --json has times, bytes and ids" json \
+    '.[0] | .id == "'"$id"'" and .memory_bytes == 67108864 and .disk_bytes == 33554432 and
+     .kind == "cold" and (.created | test("^[0-9]{4}-.*Z$"))' < <(stasis images --json)
+expect_true "inspect tells all" json \
+    '.type == "checkpoint" and .config.vcpus == 2 and .config.cmdline == "quiet" and
+     (.names == ["base:1"]) and ([.spaces[].name] | sort == ["disk0", "kernel"])' \
+    < <(stasis inspect "$id")
+expect "an id's first digits will do" "$id" "$(stasis inspect "${id:0:8}" | jq -r .id)"
+
+stored=$(stasis df --json | jq .stored_bytes)
+must stasis import base:2 --kernel "$kernel" --disk "$work/one.raw" -q
+expect_true "the same again takes almost nothing" \
+    test "$(stasis df --json | jq .stored_bytes)" -lt $((stored + 20000))
+must stasis import base:3 --kernel "$kernel" --disk "$work/two.raw" -q
+
+# ---- tags ----
+
+must stasis tag base:3 team/app
+expect_true "a tag is one more name of it" json '.names | sort == ["base:3", "team/app:latest"]' \
+    < <(stasis inspect team/app)
+expect_exit 12 stasis tag base:1 team/app
+must stasis tag base:1 team/app --replace
+expect "a tag can be moved" "$id" "$(stasis inspect team/app:latest | jq -r .id)"
+must stasis untag team/app
+expect_exit 10 stasis untag team/app
+expect_exit 3 stasis untag base:2 nothing:1
+expect_exit 0 stasis tag base:1 base:2
+
+# ---- differences ----
+
+expect "diff tells where" 'disk0 20480000 12288' "$(stasis diff base:1 base:3 --json |
+    jq -r '.[] | "\(.space) \(.offset_bytes) \(.bytes)"')"
+expect_true "diff --stat adds up" json \
+    'any(.[]; .space == "disk0" and .bytes == 12288 and .ranges == 1)' \
+    < <(stasis diff base:1 base:3 --stat --json)
+expect "nothing differs from itself" '[]' "$(stasis diff base:1 base:1 --json)"
+
+# ---- out ----
+
+must stasis export base:1 --disk 0 "$work/out.raw"
+expect_true "a disk comes out as it went in" cmp "$work/one.raw" "$work/out.raw"
+must stasis export base:3 --disk 0 "$work/out.raw" -f
+expect_true "the other one, too" cmp "$work/two.raw" "$work/out.raw"
+expect_true "it has holes" test "$(stat -c %b "$work/out.raw")" -lt $((32 * 1024 * 2))
+expect_exit 12 stasis export base:3 --disk 0 "$work/out.raw"
+expect_exit 10 stasis export base:3 --disk 1 "$work/none.raw"
+expect_exit 10 stasis export base:3 --memory "$work/none.raw"
+expect_exit 2 stasis export base:3 "$work/none.raw"
+expect_exit 1 stasis export base:3 --disk 0 /dev/full/none
+expect_true "what failed left no file" test ! -e "$work/none.raw"
+
+stasis send base:3 >"$work/stream"
+got=$(stasis --home "$work/second" receive copy:1 <"$work/stream")
+must stasis --home "$work/second" export "$got" --disk 0 "$work/sent.raw"
+expect_true "a stream carries it to another store" cmp "$work/two.raw" "$work/sent.raw"
+must stasis --home "$work/second" verify
+head -c 1M "$work/stream" >"$work/cut"
+status=0
+stasis --home "$work/third" receive cut:1 <"$work/cut" 2>"$work/stderr" || status=$?
+expect_true "a cut stream is refused" test "$status" -ne 0
+expect "and leaves nothing" '[]' "$(stasis --home "$work/third" history --json)"
+
+must stasis push base:3 "oci:$work/layout:3"
+must stasis --home "$work/fourth" pull "oci:$work/layout:3" pulled:3
+must stasis --home "$work/fourth" export pulled:3 --disk 0 "$work/pulled.raw"
+expect_true "a layout carries it, too" cmp "$work/two.raw" "$work/pulled.raw"
+expect_exit 2 stasis push base:3 nowhere
+
+# ---- wrong input ----
+
+expect_exit 2 stasis
+expect_exit 2 stasis frobnicate
+expect_exit 2 stasis hsitory
+expect_like "the nearest verb is named" '*did you mean history*' "$said"
+expect_exit 2 stasis images --jsno
+expect_like "the nearest option is named" '*did you mean --json*' "$said"
+expect_exit 2 stasis tag base:1
+expect_exit 2 stasis run
+expect_exit 2 stasis run base:1 --kernel "$kernel"
+expect_exit 2 stasis run base:1 --name 'no/name' -d
+expect_exit 2 stasis import 'bad name:1' --kernel "$kernel"
+expect_exit 2 stasis import x:1
+expect_exit 2 stasis import x:1 --kernel "$kernel" --memory 512
+expect_like "it says how to write 512M" '*512M*' "$said"
+expect_exit 2 stasis import x:1 --kernel "$kernel" --cpus 0
+expect_exit 12 stasis import base:1 --kernel "$kernel"
+expect_exit 10 stasis import x:1 --kernel "$work/no-such-file"
+expect_exit 2 stasis import x:1 --kernel "$work/one.raw"
+expect_like "what is no kernel is named" '*one.raw*kernel*' "$said"
+expect_exit 2 stasis import x:1 --kernel "$work"
+head -c 1000 "$work/one.raw" >"$work/odd.raw"
+expect_exit 2 stasis import x:1 --kernel "$kernel" --disk "$work/odd.raw"
+expect_like "the odd disk is named" '*odd.raw*sector*' "$said"
+: >"$work/empty.raw"
+expect_exit 2 stasis import x:1 --kernel "$kernel" --disk "$work/empty.raw"
+printf 'QFI\xfb%508s' '' >"$work/q.qcow2"
+expect_exit 2 stasis import x:1 --kernel "$kernel" --disk "$work/q.qcow2"
+expect_like "it says how to convert a qcow2" '*qemu-img convert*' "$said"
+mapfile -t disks < <(for _ in {1..9}; do printf '%s\n%s\n' --disk "$work/one.raw"; done)
+expect_exit 2 stasis import x:1 --kernel "$kernel" "${disks[@]}"
+expect_exit 10 stasis inspect nothing
+expect_exit 10 stasis inspect 0123456789
+expect_exit 10 stasis diff base:1 nothing
+expect_exit 10 stasis send nothing
+for verb in pause resume stop kill wait console logs history rm; do
+    expect_exit 10 stasis "$verb" nothing
+done
+expect_exit 10 stasis save nothing@x
+expect_exit 10 stasis restore nothing@x
+expect_exit 10 stasis clone nothing
+expect_exit 2 stasis rm base:1
+expect_like "untag removes images" '*untag*' "$said"
+expect_exit 11 stasis rm "$id"
+expect_exit 10 stasis --home /proc/nothing ls
+expect_exit 1 bash -c "'$STASIS' images >/dev/full"
+expect "nothing was left of all that" 'base:1 base:2 base:3' "$(stasis images -q | paste -s -d ' ')"
+expect "no temporary packs either" '' "$(find "$STASIS_HOME" -name '*.tmp')"
+
+# ---- interrupted ----
+
+truncate -s 1G "$work/big.raw"
+head -c 100M /dev/urandom | dd of="$work/big.raw" conv=notrunc status=none
+"$STASIS" import big:1 --kernel "$kernel" --disk "$work/big.raw" >/dev/null 2>"$work/stderr" &
+importer=$!
+has_pack() { [[ -n $(find "$STASIS_HOME" -name '*.tmp' -size +1M) ]]; }
+if wait_until 20 has_pack; then
+    kill -TERM "$importer"
+    status=0
+    wait "$importer" || status=$?
+    expect "an interrupted import says so" 130 "$status"
+fi
+expect_exit 10 stasis inspect big:1
+expect "and leaves no temporary pack" '' "$(find "$STASIS_HOME" -name '*.tmp')"
+
+# ---- removed, and damaged ----
+
+other=$(stasis inspect base:3 | jq -r .id)
+must stasis untag base:3
+must stasis rm "$other"
+expect_exit 10 stasis inspect "$other"
+must stasis export base:1 --disk 0 "$work/again.raw"
+expect_true "its neighbour is as it was" cmp "$work/one.raw" "$work/again.raw"
+must stasis verify
+
+pack=$(find "$STASIS_HOME" -name '*.pack' -size +1M | head -n 1)
+chmod u+w "$pack"
+put "$pack" 50000 '\xa5\x5a\xa5\x5a'
+expect_exit 13 stasis verify
+expect_true "verify lists what is wrong" json '.ok == false and (.findings | length > 0) and
+    (.findings[0].checkpoints | length > 0)' < <(stasis verify --json 2>/dev/null)
+
+# ---- help ----
+
+must stasis version
+expect_like "help of a verb has an example" '*Example:*stasis save*' "$(stasis help save)"
+expect "help fits 80 columns" '' "$(for verb in '' $(stasis help | sed -n 's/^  \([a-z-]*\) .*/\1/p'); do
+    stasis help ${verb:+"$verb"}
+done | grep -E '.{81}')"
+expect_exit 2 stasis help frobnicate
+expect_true "doctor --json is an array of checks" json \
+    'length >= 8 and all(.[]; .state | IN("ok", "warn", "missing"))' < <(stasis doctor --json)
