@@ -332,8 +332,11 @@ static void set_method(CURL *curl, const struct http_request *q)
     }
     if (strcmp(q->method, "GET") == 0 || strcmp(q->method, "HEAD") == 0)
         curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L);
-    if (q->range_from > 0)
-        curl_easy_setopt(curl, CURLOPT_RESUME_FROM_LARGE, (curl_off_t)q->range_from);
+    /* Not RESUME_FROM, which takes a whole answer for an error. */
+    if (q->range_from > 0) {
+        _cleanup_free_ char *range = io_format("%llu-", (unsigned long long)q->range_from);
+        curl_easy_setopt(curl, CURLOPT_RANGE, range); /* libcurl copies it */
+    }
 }
 
 /* May it work a little later? */

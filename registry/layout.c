@@ -108,15 +108,27 @@ static int name_blob(struct layout *l, const char *name, int fd, uint64_t size)
 {
     _cleanup_free_ char *self = io_format("/proc/self/fd/%d", fd);
 
-    if (fdatasync(fd) < 0)
-        return -errno;
     if (linkat(AT_FDCWD, self, l->blobs, name, AT_SYMLINK_FOLLOW) == 0)
         return 0;
     return errno == ENOENT || errno == EXDEV || errno == EPERM ? copy_blob(l, name, fd, size)
                                                                : -errno;
 }
 
-/* First under a name of our own, then renamed: what was there is replaced. */
+/* A blob of that name is there and is not right (or somebody has just put it):
+ * first under a name of our own, then renamed over it. */
+static int replace_blob(struct layout *l, const char *hex, int fd, uint64_t size)
+{
+    _cleanup_free_ char *tmp = io_format(".%s.%d.%d", hex, (int)getpid(), fd);
+
+    unlinkat(l->blobs, tmp, 0); /* of a process with the same pid that was killed */
+    int r = name_blob(l, tmp, fd, size);
+    if (r == 0 && renameat(l->blobs, tmp, l->blobs, hex) < 0)
+        r = -errno;
+    if (r < 0)
+        unlinkat(l->blobs, tmp, 0);
+    return r;
+}
+
 static int layout_blob_put(struct depot *depot, const struct descriptor *blob, int fd,
                            struct error *err)
 {
@@ -124,17 +136,15 @@ static int layout_blob_put(struct depot *depot, const struct descriptor *blob, i
     char hex[DIGEST_HEX_SIZE];
 
     digest_hex(&blob->digest, hex);
-    _cleanup_free_ char *tmp = io_format(".%s.%d.%d", hex, (int)getpid(), fd);
-    unlinkat(l->blobs, tmp, 0); /* of a process with the same pid that was killed */
-    int r = name_blob(l, tmp, fd, blob->size);
-    if (r == 0 && renameat(l->blobs, tmp, l->blobs, hex) < 0)
-        r = -errno;
+    _cleanup_free_ char *self = io_format("/proc/self/fd/%d", fd);
+    int r = fdatasync(fd) < 0 ? -errno : 0;
+    if (r == 0 && linkat(AT_FDCWD, self, l->blobs, hex, AT_SYMLINK_FOLLOW) < 0)
+        r = replace_blob(l, hex, fd, blob->size);
     if (r == 0)
         r = io_sync_dir(l->blobs);
-    if (r == 0)
-        return 0;
-    unlinkat(l->blobs, tmp, 0);
-    return error_errno(err, -r, "cannot write blob %s to %s", hex, l->ref->dir);
+    if (r < 0)
+        return error_errno(err, -r, "cannot write blob %s to %s", hex, l->ref->dir);
+    return 0;
 }
 
 static int layout_blob_open(struct depot *depot, const struct descriptor *blob, int *fd_out,
@@ -161,6 +171,21 @@ static int layout_blob_open(struct depot *depot, const struct descriptor *blob, 
     depot->meter.done += blob->size;
     *fd_out = steal_fd(&fd);
     return meter_report(&depot->meter, 0, err);
+}
+
+/* One writer at a time until *fd_out is closed. The lock is on a description of its
+ * own, so that two threads of one process exclude each other too. */
+static int lock_layout(struct layout *l, int *fd_out, struct error *err)
+{
+    _cleanup_close_ int fd = openat(l->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return error_errno(err, errno, "cannot lock %s", l->ref->dir);
+    while (flock(fd, LOCK_EX) < 0)
+        if (errno != EINTR)
+            return error_errno(err, errno, "cannot lock %s", l->ref->dir);
+    *fd_out = steal_fd(&fd);
+    return 0;
 }
 
 /* ---- index.json ---- */
@@ -262,14 +287,10 @@ static int layout_manifest_put(struct depot *depot, const char *text, size_t len
     int r = put_manifest_blob(l, text, &manifest, err);
     if (r < 0)
         return r;
-    /* The lock is on a description of its own: it ends with lock_fd, and two
-     * threads of one process exclude each other too. */
-    _cleanup_close_ int lock_fd = openat(l->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (lock_fd < 0)
-        return error_errno(err, errno, "cannot lock %s", l->ref->dir);
-    while (flock(lock_fd, LOCK_EX) < 0)
-        if (errno != EINTR)
-            return error_errno(err, errno, "cannot lock %s", l->ref->dir);
+    _cleanup_close_ int lock_fd = -1;
+    r = lock_layout(l, &lock_fd, err);
+    if (r < 0)
+        return r;
     return write_index(l, &manifest, err);
 }
 
@@ -331,17 +352,25 @@ static const struct depot_ops layout_ops = {
 
 /* ---- opening ---- */
 
-/* A directory with other things in it must not become a layout by a slip. */
+static int write_mark(struct layout *l, struct error *err)
+{
+    _cleanup_close_ int lock_fd = -1;
+
+    int r = lock_layout(l, &lock_fd, err);
+    if (r < 0)
+        return r;
+    r = io_write_file(l->dir, "oci-layout", LAYOUT_MARK, strlen(LAYOUT_MARK), 0644);
+    return r < 0 ? error_errno(err, -r, "cannot write %s/oci-layout", l->ref->dir) : 0;
+}
+
 static int check_mark(struct layout *l, bool create, struct error *err)
 {
     _cleanup_free_ char *text = NULL;
     size_t length;
 
     int r = io_read_file(l->dir, "oci-layout", MARK_MAX_SIZE, &text, &length);
-    if (r == -ENOENT && create) {
-        r = io_write_file(l->dir, "oci-layout", LAYOUT_MARK, strlen(LAYOUT_MARK), 0644);
-        return r < 0 ? error_errno(err, -r, "cannot write %s/oci-layout", l->ref->dir) : 0;
-    }
+    if (r == -ENOENT && create)
+        return write_mark(l, err);
     if (r < 0) {
         r = error_errno(err, -r, "%s is not an OCI image layout: cannot read oci-layout",
                         l->ref->dir);

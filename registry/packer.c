@@ -102,6 +102,15 @@ static int open_pack(struct packer *p, struct error *err)
     return pack_writer_open(p->fd, p->kind, PUBLISHED_ZSTD_LEVEL, &p->writer, err);
 }
 
+/* Could this pack be full? Files have limits of their own (RLIMIT_FSIZE), which
+ * fail with the same errno: a pack that has room is not blamed for them. */
+static bool may_be_full(const struct packer *p)
+{
+    const uint64_t most = PACK_GROUP_RAW_MAX + PACK_GROUP_OBJECTS_MAX * sizeof(*p->ids) + 4096;
+
+    return pack_writer_size(p->writer) + most > PACK_MAX_SIZE;
+}
+
 static int write_group(struct packer *p, struct error *err)
 {
     uint32_t group;
@@ -119,7 +128,7 @@ static int flush_group(struct packer *p, struct error *err)
         r = open_pack(p, err);
     if (r == 0)
         r = write_group(p, err);
-    if (r == -EFBIG) { /* this pack is full: the group begins the next one */
+    if (r == -EFBIG && may_be_full(p)) { /* this pack is full: the group begins the next one */
         r = finish_pack(p, err);
         if (r == 0)
             r = open_pack(p, err);

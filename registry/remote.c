@@ -310,20 +310,25 @@ struct download {
     bool begun;              /* it has delivered something */
 };
 
-/* The first bytes of an answer: does it begin where we asked? */
+/* The first bytes of an answer: does it begin where we asked, and will it end
+ * where the blob does? */
 static int begin_answer(struct download *d, const struct http_response *response, struct error *err)
 {
     d->begun = true;
-    if (response->status == 206) {
-        if (response->range_start == (int64_t)d->requested_from)
-            return 0;
+    if (response->status == 206 && response->range_start != (int64_t)d->requested_from)
         return error_set(err, STATUS_FAILED, EPROTO, "%s sends another range than asked for",
                          d->m->ref->host);
+    if (response->status == 200) { /* ranges are not for every registry: all of it again */
+        digest_stream_free(d->sum);
+        d->sum = digest_stream_new();
+        d->received = 0;
     }
-    /* Ranges are not for every registry: it sends all of it again. */
-    digest_stream_free(d->sum);
-    d->sum = digest_stream_new();
-    d->received = 0;
+    if (response->content_length >= 0 &&
+        (uint64_t)response->content_length != d->blob->size - d->received)
+        return error_corrupt(err, "%s has %llu bytes for a blob of %llu", d->m->ref->host,
+                             (unsigned long long)d->received +
+                                 (unsigned long long)response->content_length,
+                             (unsigned long long)d->blob->size);
     return 0;
 }
 
@@ -390,10 +395,11 @@ static int download(struct download *d, const char *url, struct error *err)
         int r = try_download(d, url, &response, &transient, err);
         if (r == 0 || !transient)
             return r;
-        tries = d->received >= before + PROGRESS_WORTH_BYTES ? 0 : tries + 1;
-        if (tries >= TRIES_MAX)
+        if (d->received >= before + PROGRESS_WORTH_BYTES)
+            tries = 0;
+        if (tries + 1 >= TRIES_MAX)
             return r;
-        r = pause_before(d->m, tries, response.retry_after, err);
+        r = pause_before(d->m, tries++, response.retry_after, err);
         if (r < 0)
             return r;
     }

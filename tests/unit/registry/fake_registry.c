@@ -204,7 +204,7 @@ static void on_blob(struct call *c, const char *digest)
 static void on_upload(struct call *c)
 {
     struct fake_faults *faults = &c->fake->faults;
-    const char *digest = strstr(c->path, "digest=sha256%3A");
+    const char *digest = strcasestr(c->path, "digest=sha256%3A");
     char name[8 + DIGEST_HEX_SIZE], hex[DIGEST_HEX_SIZE];
 
     if (strcmp(c->method, "POST") == 0) {

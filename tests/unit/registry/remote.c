@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -325,13 +326,15 @@ static void wrong_bytes_are_refused(void **state)
     assert_pull_fails(f, -EBADMSG, STATUS_CORRUPT, "SHA-256");
 }
 
-static void longer_blobs_are_refused(void **state)
+static void blobs_of_another_length_are_refused(void **state)
 {
     struct fixture *f = *state;
 
     push(f);
     set_faults(f, (struct fake_faults){.long_blobs = true});
-    assert_pull_fails(f, -EBADMSG, STATUS_CORRUPT, "more than");
+    assert_pull_fails(f, -EBADMSG, STATUS_CORRUPT, "bytes for a blob");
+    set_faults(f, (struct fake_faults){.short_blobs = true});
+    assert_pull_fails(f, -EBADMSG, STATUS_CORRUPT, "bytes for a blob");
 }
 
 static void a_range_that_was_not_asked_for_is_refused(void **state)
@@ -649,7 +652,7 @@ int main(void)
         T(a_download_that_breaks_off_goes_on_where_it_was),
         T(a_download_begins_anew_where_there_are_no_ranges),
         T(wrong_bytes_are_refused),
-        T(longer_blobs_are_refused),
+        T(blobs_of_another_length_are_refused),
         T(a_range_that_was_not_asked_for_is_refused),
         T(a_manifest_that_is_not_what_the_registry_says_is_refused),
         T(a_manifest_with_paths_for_digests_is_refused),
