@@ -64,7 +64,7 @@ cpu_check_registers:
 #define MXCSR 0x7f80 /* all masked, round towards zero */
 #define X87_CONTROL 0x0e7f /* all masked, 53 bits, round towards zero */
 
-    .macro each_xmm op
+    .macro each_register op
     \op 0
     \op 1
     \op 2
@@ -104,8 +104,31 @@ cpu_check_registers:
 2:  addq %rsi, %rdi
     .endm
 
+    /* Upper half of a ymm: the same twice, rotated */
+    .macro set_ymm n
+    movq %rdi, %rdx
+    rolq $17, %rdx
+    movq %rdx, -16(%rsp)
+    movq %rdx, -8(%rsp)
+    vinsertf128 $1, -16(%rsp), %ymm\n, %ymm\n
+    addq %rsi, %rdi
+    .endm
+
+    .macro check_ymm n
+    movq %rdi, %rdx
+    rolq $17, %rdx
+    vextractf128 $1, %ymm\n, -16(%rsp)
+    cmpq %rdx, -16(%rsp)
+    jne 1f
+    cmpq %rdx, -8(%rsp)
+    je 2f
+1:  btsq $32 + \n, %rax
+2:  addq %rsi, %rdi
+    .endm
+
 cpu_fpu_set:
     movabsq $0x9e3779b97f4a7c15, %rsi
+    movq %rdi, %r8
     fninit
     pushq %rdi
     movl $X87_CONTROL, -8(%rsp)
@@ -114,14 +137,26 @@ cpu_fpu_set:
     popq %rdi
     movl $MXCSR, -8(%rsp)
     ldmxcsr -8(%rsp)
-    each_xmm set_xmm
-    ret
+    each_register set_xmm
+    movl $0, avx_used
+    cmpl $0, avx_enabled
+    je 1f
+    /* An emulated hypervisor may have lost what XSETBV set: ask. */
+    xorl %ecx, %ecx
+    xgetbv
+    andl $6, %eax
+    cmpl $6, %eax
+    jne 1f
+    movl $1, avx_used
+    movq %r8, %rdi
+    each_register set_ymm
+1:  ret
 
 cpu_fpu_check:
     movabsq $0x9e3779b97f4a7c15, %rsi
     movq %rdi, %r8
     xorl %eax, %eax
-    each_xmm check_xmm
+    each_register check_xmm
     stmxcsr -8(%rsp)
     cmpl $MXCSR, -8(%rsp)
     je 1f
@@ -135,6 +170,14 @@ cpu_fpu_check:
     cmpq %r8, -8(%rsp)
     je 3f
 2:  orl $1 << 17, %eax
-3:  ret
+3:  cmpl $0, avx_used
+    je 4f
+    movq %r8, %rdi
+    each_register check_ymm
+4:  ret
+
+    .bss
+avx_used:
+    .long 0
 
     .section .note.GNU-stack, "", @progbits

@@ -11,11 +11,12 @@
  * order rax rbx rdx rsi rdi rbp r8..r15, or 99 for the direction flag. */
 uint64_t cpu_check_registers(uint64_t turns);
 
-/* Loads xmm0-15, MXCSR, the x87 control word and a value on the x87 stack from
- * seed. Nothing else in this guest uses them: they stay. */
+/* Loads xmm0-15 (ymm0-15 where there is AVX), MXCSR, the x87 control word and a value on the x87
+ * stack from seed. Nothing else in this guest uses them: they stay. */
 void cpu_fpu_set(uint64_t seed);
 
-/* Bit n: xmm n is not what seed says; bit 16: MXCSR; bit 17: x87. */
+/* Bit n: xmm n is not what seed says; bit 16: MXCSR; bit 17: x87; bit 32 + n: the
+ * upper half of ymm n. */
 uint64_t cpu_fpu_check(uint64_t seed);
 
 #endif

@@ -11,6 +11,7 @@
 #define USER_DS 0x1b
 #define USER_CS 0x23
 #define TSS_SELECTOR 0x28
+#define VECTORS 48 /* exceptions, then the two interrupt controllers */
 
 /* Accessed and dirty are set beforehand: the processor then never writes the
  * tables, and they are the same in every run. */
@@ -78,6 +79,22 @@ long_mode:
     movl $1, kvmclock_enabled
 no_kvmclock:
 
+    /* AVX, so that there is state only XSAVE knows. */
+    movl $1, %eax
+    cpuid
+    andl $0x14000000, %ecx /* XSAVE and AVX */
+    cmpl $0x14000000, %ecx
+    jne no_avx
+    movq %cr4, %rax
+    orl $0x40000, %eax /* OSXSAVE */
+    movq %rax, %cr4
+    xorl %ecx, %ecx
+    xorl %edx, %edx
+    movl $7, %eax /* x87, SSE, AVX */
+    xsetbv
+    movl $1, avx_enabled
+no_avx:
+
     pushq $USER_DS
     pushq $user_stack_top
     pushq $0x3002 /* IOPL 3, interrupts off */
@@ -92,18 +109,46 @@ no_kvmclock:
     .balign 16
 stubs:
     .set vector, 0
-    .rept 32
+    .rept VECTORS
     .balign 16
+    .if vector >= 32
+    jmp interrupt
+    .else
     .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
     .else
     pushq $0
     .endif
     pushq $vector
     jmp exception
+    .endif
     .set vector, vector + 1
     .endr
 
+/* The serial port's, while halted: all it has to do is to end the halt. */
+interrupt:
+    pushq %rax
+    movb $0x20, %al
+    outb %al, $0x20
+    popq %rax
+    iretq
+
+/* HLT at CPL 3 is how the main loop asks to sleep: done here, and skipped there.
+ * Interrupts are on for this one instruction only, so one that comes just before
+ * it is not lost. */
+halt:
+    addq $16, %rsp
+    incq (%rsp)
+    sti
+    hlt
+    cli
+    iretq
+
 exception:
+    cmpq $13, (%rsp)
+    jne unexpected
+    cmpq $probe_halt, 16(%rsp)
+    je halt
+unexpected:
     popq exception_vector
     popq exception_error
     popq exception_rip
@@ -118,6 +163,12 @@ exception:
     pushq $USER_CS
     pushq $probe_exception
     iretq
+
+    .globl probe_sleep
+probe_sleep:
+probe_halt:
+    hlt
+    ret
 
 /* First in the varying part, at PROBE_VARYING: layout.h tells the host about it. */
     .section .fixed, "aw"
@@ -154,7 +205,7 @@ tss:
     .balign 16
 idt:
     .set vector, 0
-    .rept 32
+    .rept VECTORS
     .word stubs - text_base + vector * 16
     .word KERNEL_CS
     .word 0x8e00
@@ -164,11 +215,13 @@ idt:
     .endr
 idt_end:
 
-    .globl start_info, kvmclock_enabled
+    .globl start_info, kvmclock_enabled, avx_enabled
     .globl exception_vector, exception_error, exception_rip, exception_cr2, exception_cs
 start_info:
     .quad 0
 kvmclock_enabled:
+    .quad 0
+avx_enabled:
     .quad 0
 exception_vector:
     .quad 0

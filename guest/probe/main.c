@@ -43,10 +43,12 @@ extern uint64_t exception_vector, exception_error, exception_rip, exception_cr2,
 
 void probe_main(void);
 void probe_exception(void);
+void probe_sleep(void); /* until the next interrupt */
 
 static volatile uint64_t *const counter = &probe_shared.counter;
 static volatile uint64_t idle_counter;
 static bool counting;
+static bool idling;
 
 static uint64_t tick_ns, tick_next;
 static struct {
@@ -231,6 +233,21 @@ static void do_count(const struct args *args)
         return;
     }
     reply_count();
+}
+
+/* Sleeps between commands instead of spinning, unless there is work. */
+static void do_idle(const struct args *args)
+{
+    if (text_equal(args->word[0], "on"))
+        idling = true;
+    else if (text_equal(args->word[0], "off"))
+        idling = false;
+    else {
+        fail("idle on or idle off");
+        return;
+    }
+    serial_set_interrupt(idling);
+    ok();
 }
 
 static void do_tick(const struct args *args)
@@ -672,6 +689,7 @@ static const struct command commands[] = {
     {"read", "read PAGE [INDEX]", 1, 2, 0, do_read},
     {"dirty", "dirty COUNT STRIDE SEED [START]", 3, 4, 0, do_dirty},
     {"count", "count start|stop|get", 1, 1, 1, do_count},
+    {"idle", "idle on|off", 1, 1, 1, do_idle},
     {"tick", "tick on MS|off", 1, 2, 1, do_tick},
     {"churn", "churn start START COUNT BURST|stop|check", 1, 4, 1, do_churn},
     {"blk", "blk use|info|read|write|sum|flush|discard|zero ...", 1, 4, 1, do_blk},
@@ -776,7 +794,10 @@ void probe_main(void)
     out_number(memory_pages() * PROBE_PAGE_SIZE);
     end();
     for (;;) {
-        turn(line_used > 0 ? TURNS_IN_LINE : TURNS_IDLE);
+        if (idling && !counting && !churn.on && tick_ns == 0)
+            probe_sleep();
+        else
+            turn(line_used > 0 ? TURNS_IN_LINE : TURNS_IDLE);
         churn_step();
         tick();
         while (serial_get(&c))

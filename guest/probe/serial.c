@@ -7,6 +7,12 @@
 #define LSR_DATA_READY 0x01
 #define LSR_THR_EMPTY 0x20
 #define FIFO_DEPTH 16
+#define PIC1 0x20
+#define PIC2 0xa0
+#define PIC1_VECTOR 0x20
+#define PIC2_VECTOR 0x28
+#define LAPIC_SPURIOUS 0xfee000f0
+#define LAPIC_LVT0 0xfee00350
 
 static char out_buffer[512];
 static unsigned out_used;
@@ -19,7 +25,26 @@ void serial_init(void)
     outb(COM1 + 1, 0);
     outb(COM1 + 3, 0x03); /* 8 bits, no parity, 1 stop */
     outb(COM1 + 2, 0x01); /* FIFOs on */
-    outb(COM1 + 4, 0x03); /* DTR, RTS */
+    outb(COM1 + 4, 0x0b); /* DTR, RTS; OUT2 lets interrupts through */
+}
+
+static void pic_init(uint16_t pic, uint8_t vector, uint8_t wiring, uint8_t mask)
+{
+    outb(pic, 0x11); /* edge triggered, cascade, ICW4 follows */
+    outb(pic + 1, vector);
+    outb(pic + 1, wiring);
+    outb(pic + 1, 0x01); /* 8086 */
+    outb(pic + 1, mask);
+}
+
+void serial_set_interrupt(bool on)
+{
+    pic_init(PIC1, PIC1_VECTOR, 0x04, on ? 0xef : 0xff);
+    pic_init(PIC2, PIC2_VECTOR, 0x02, 0xff);
+    /* Through the local APIC, if firmware has not opened that way. */
+    mmio_write32(LAPIC_SPURIOUS, 0x12f);
+    mmio_write32(LAPIC_LVT0, 0x700); /* ExtINT */
+    outb(COM1 + 1, on ? 0x01 : 0);
 }
 
 bool serial_get(char *out)

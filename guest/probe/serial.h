@@ -11,6 +11,10 @@ void serial_init(void);
 /* True if there is a byte; it is taken. Costs the host one exit, or two. */
 bool serial_get(char *out);
 
+/* Bytes that come raise interrupt 4, which ends a halt. For that the interrupt
+ * controllers are set up, everything else masked. */
+void serial_set_interrupt(bool on);
+
 /* Output is collected and sent at a newline. */
 void out_text(const char *text);
 void out_number(uint64_t value);

@@ -289,6 +289,34 @@ static void counts_only_between_start_and_stop(void **state)
     finish(bare);
 }
 
+static double cpu_seconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static void sleeps_when_told_to_and_wakes_for_commands(void **state)
+{
+    struct bare *bare = start(16 * MIB);
+    double before;
+
+    (void)state;
+    assert_string_equal(ask(bare, "idle on"), "ok");
+    for (unsigned i = 0; i < 100; i++)
+        assert_string_equal(ask(bare, "ping"), "ok");
+    before = cpu_seconds();
+    assert_int_equal(bare_run_to_line(bare, reply, sizeof(reply), 1), BARE_KICKED);
+    assert_true(cpu_seconds() - before < 0.5);
+    ask(bare, "count start"); /* work keeps it awake */
+    let_run(bare, 3);
+    assert_true(field(ask(bare, "count stop"), "count", 10) > 1000);
+    assert_string_equal(ask(bare, "idle off"), "ok");
+    assert_string_equal(ask(bare, "ping"), "ok");
+    finish(bare);
+}
+
 static void churn_finds_a_page_of_another_moment(void **state)
 {
     struct bare *bare = start(16 * MIB);
@@ -327,7 +355,7 @@ static void a_changed_register_is_found(void **state)
     bool spinning = false;
 
     (void)state;
-    bare_type(bare, "regs 2000000000\n", 16);
+    assert_true(bare_type(bare, "regs 10000000000000\n", 20));
     for (unsigned i = 0; i < 200 && !spinning; i++) {
         assert_int_equal(bare_run_to_line(bare, reply, sizeof(reply), 1), BARE_KICKED);
         assert_int_equal(ioctl(bare->vcpu, KVM_GET_REGS, &regs), 0);
@@ -500,6 +528,7 @@ int main(void)
         cmocka_unit_test(dirties_one_word_in_each_page),
         cmocka_unit_test(reaches_memory_above_4_gib),
         cmocka_unit_test(counts_only_between_start_and_stop),
+        cmocka_unit_test(sleeps_when_told_to_and_wakes_for_commands),
         cmocka_unit_test(churn_finds_a_page_of_another_moment),
         cmocka_unit_test(general_registers_hold),
         cmocka_unit_test(a_changed_register_is_found),

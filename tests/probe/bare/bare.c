@@ -504,6 +504,18 @@ enum bare_stop bare_run_to_line(struct bare *bare, char *line, size_t size, unsi
     return stop;
 }
 
+/* An edge on interrupt 4, if the guest wants to know of input. */
+static void raise_uart(struct bare *bare)
+{
+    struct kvm_irq_level irq = {.irq = 4, .level = 1};
+
+    if ((bare->uart[1] & 1) == 0)
+        return;
+    ioctl(bare->vm, KVM_IRQ_LINE, &irq);
+    irq.level = 0;
+    ioctl(bare->vm, KVM_IRQ_LINE, &irq);
+}
+
 bool bare_type(struct bare *bare, const void *bytes, size_t length)
 {
     if (bare->input_taken == bare->input_used)
@@ -512,6 +524,7 @@ bool bare_type(struct bare *bare, const void *bytes, size_t length)
         return false;
     memcpy(bare->input + bare->input_used, bytes, length);
     bare->input_used += (unsigned)length;
+    raise_uart(bare);
     return true;
 }
 
