@@ -429,6 +429,17 @@ static void wait_for_end(int fd)
     }
 }
 
+/* Even a killed process ends only when the kernel lets it: not ours to wait for
+ * without end. */
+static void end_child(pid_t pid)
+{
+    uint64_t deadline = clock_monotonic_ns() + 1000000000ull;
+
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, WNOHANG) == 0 && clock_monotonic_ns() < deadline)
+        poll(NULL, 0, 1);
+}
+
 static int run_child(struct progress *p)
 {
     int fds[2];
@@ -449,9 +460,7 @@ static int run_child(struct progress *p)
     }
     wait_for_end(fds[0]);
     close(fds[0]);
-    kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    end_child(pid);
     return 0;
 }
 
