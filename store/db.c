@@ -130,6 +130,9 @@ static int prepare_va(struct db *db, sqlite3_stmt **out, struct error *err, cons
 
     for (int i = 0; rc == SQLITE_OK && types[i] != '\0'; i++)
         rc = bind_value(stmt, i + 1, types[i], values);
+    /* The statements are right; what they name must have gone. */
+    if (rc == SQLITE_ERROR)
+        rc = SQLITE_CORRUPT;
     if (rc != SQLITE_OK)
         return db_error(db, rc, err);
     *out = steal_pointer(stmt);
@@ -273,11 +276,11 @@ static int check_schema(struct db *db, struct error *err)
     return 0;
 }
 
+/* Any table at all: an old catalogue that has lost one is not new. */
 static int has_schema(struct db *db, struct error *err)
 {
     int64_t count;
-    int r =
-        db_get_int(db, &count, err, "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'", "");
+    int r = db_get_int(db, &count, err, "SELECT count(*) FROM sqlite_schema", "");
 
     return r < 0 ? r : count != 0;
 }

@@ -321,12 +321,11 @@ bool ingest_sees_node(struct ingest *in, const struct digest *digest)
                0;
 }
 
-bool ingest_sees_page(struct ingest *in, struct page_ref ref)
+bool ingest_view_has_page(struct ingest *in, struct page_ref ref)
 {
     struct location at;
 
-    return index_get(&in->pages, ref) != NULL ||
-           packs_find(&in->store->packs, PACK_PAGES, ref, false, 0, in->view, &at, 1) != 0;
+    return packs_find(&in->store->packs, PACK_PAGES, ref, false, 0, in->view, &at, 1) != 0;
 }
 
 /* ---- pages ---- */

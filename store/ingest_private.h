@@ -99,7 +99,8 @@ int ingest_node_read(struct ingest *in, const struct digest *digest, unsigned le
 
 /* Is the node our own or in a pack of our view? */
 bool ingest_sees_node(struct ingest *in, const struct digest *digest);
-bool ingest_sees_page(struct ingest *in, struct page_ref ref);
+/* Is the page in a pack of our view? */
+bool ingest_view_has_page(struct ingest *in, struct page_ref ref);
 
 /* A page's bytes, our own or of our view. */
 int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,

@@ -68,6 +68,11 @@ static int is_listed(struct store *store, const char *name)
         return 1;
     db_lock(&store->db);
     r = db_get_int(&store->db, &one, NULL, "SELECT 1 FROM pack WHERE id = ?", "b", id, sizeof(id));
+    /* By the table, not its index: a pack must not go because one byte of either
+     * has flipped. */
+    if (r == -ENOENT)
+        r = db_get_int(&store->db, &one, NULL, "SELECT 1 FROM pack NOT INDEXED WHERE id = ?", "b",
+                       id, sizeof(id));
     db_unlock(&store->db);
     return r == -ENOENT ? 0 : 1;
 }

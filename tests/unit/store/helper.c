@@ -146,3 +146,46 @@ void assert_disk(struct store *store, const struct digest *checkpoint, const voi
     assert_int_equal(size, size_bytes);
     assert_memory_equal(buf, data, size);
 }
+
+static void print_finding(const struct verify_finding *finding, void *context)
+{
+    (void)context;
+    print_error("%s @%llu: %s (%zu checkpoints)\n", finding->file,
+                (unsigned long long)finding->offset, finding->what, finding->checkpoint_count);
+}
+
+void assert_store_is_sound(struct store *store)
+{
+    struct verify_options options = {.finding = print_finding};
+    struct error err = ERROR_INIT;
+    struct verify_result result;
+
+    must(store_verify(store, &options, &result, &err), &err);
+    assert_int_equal(result.findings, 0);
+}
+
+void assert_dir_is_sound(const char *store_dir)
+{
+    struct error err = ERROR_INIT;
+    struct store *store;
+
+    must(store_open(store_dir, false, &store, &err), &err);
+    assert_store_is_sound(store);
+    store_close(store);
+}
+
+size_t count_files(const struct fixture *f, const char *suffix)
+{
+    _cleanup_free_ char *path = io_format("%s/packs", f->store_dir);
+    _cleanup_closedir_ DIR *dir = opendir(path);
+    const struct dirent *entry;
+    size_t count = 0;
+
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        size_t n = strlen(entry->d_name), m = strlen(suffix);
+
+        count += n > m && strcmp(entry->d_name + n - m, suffix) == 0;
+    }
+    return count;
+}

@@ -14,6 +14,7 @@
 #include "store/catalogue.h"
 #include "store/ingest.h"
 #include "store/store.h"
+#include "store/usage.h"
 
 struct fixture {
     char *dir; /* of the test; removed afterwards */
@@ -55,5 +56,16 @@ int read_disk(struct store *store, const struct digest *checkpoint, uint8_t **ou
 /* Fails the test unless the one space of the checkpoint is these bytes. */
 void assert_disk(struct store *store, const struct digest *checkpoint, const void *data,
                  uint64_t size_bytes);
+
+/* Verifies the store and fails the test if anything is found. */
+void assert_store_is_sound(struct store *store);
+
+/* Opens the store for one look, as another process would, and verifies it. */
+void assert_dir_is_sound(const char *store_dir);
+
+/* Files of packs/ whose name ends so. */
+size_t count_files(const struct fixture *f, const char *suffix);
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 #endif

@@ -267,8 +267,6 @@ static void packs_roll_over(void **state)
     assert_disk(f->store, &id, data, (uint64_t)PAGES * STASIS_PAGE_SIZE);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
