@@ -344,5 +344,5 @@ int mount_end(const char *mountpoint, struct error *err)
         error_hint(err, "\"findmnt -t fuse.stasis\" lists those that are");
         return -EINVAL;
     }
-    return mountpoint_detach(point, at.dead, err);
+    return mountpoint_detach(point, mountpoint_is_dead(point), err);
 }

@@ -92,16 +92,20 @@ int mountpoint_query(const char *path, struct mountpoint *out, struct error *err
     _cleanup_free_ char *line = NULL;
     struct mountpoint found = {0};
     size_t capacity = 0;
-    struct stat st;
 
     if (file == NULL)
         return error_errno(err, errno, "cannot read /proc/self/mountinfo");
     while (getline(&line, &capacity, file) > 0)
         parse_line(line, path, &found);
-    if (found.ours)
-        found.dead = stat(path, &st) < 0 && errno == ENOTCONN;
     *out = found;
     return 0;
+}
+
+bool mountpoint_is_dead(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 && errno == ENOTCONN;
 }
 
 static int check_empty(const char *path, struct error *err)
@@ -132,7 +136,7 @@ int mountpoint_check_free(const char *path, struct error *err)
 
     if (r < 0)
         return r;
-    if (at.ours && at.dead) {
+    if (at.ours && mountpoint_is_dead(path)) {
         error_set(err, STATUS_BUSY, EBUSY,
                   "cannot mount on %s: a mount whose process has ended is still there", path);
         error_hint(err, "remove it: stasis umount %s", path);

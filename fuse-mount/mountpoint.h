@@ -10,7 +10,6 @@
 struct mountpoint {
     bool mounted; /* something is mounted exactly there */
     bool ours;    /* by this room */
-    bool dead;    /* ours, and the process that served it is gone */
     unsigned device_major, device_minor;
 };
 
@@ -18,8 +17,12 @@ struct mountpoint {
  * itself not touched. The caller frees *out. */
 int mountpoint_resolve(const char *path, char **out, struct error *err);
 
-/* What is at an absolute path; the topmost mount counts. */
+/* What is at an absolute path; the topmost mount counts. Does not touch what is
+ * mounted there, so that who serves it may ask. */
 int mountpoint_query(const char *path, struct mountpoint *out, struct error *err);
+
+/* Is the process that served it gone? Asks the process if it is not. */
+bool mountpoint_is_dead(const char *path);
 
 /* Is it a directory one may mount on: there, empty, nothing of ours on it? */
 int mountpoint_check_free(const char *path, struct error *err);
