@@ -347,6 +347,7 @@ struct receiver {
     struct buffer payload; /* of the current record */
     struct buffer manifest;
     uint8_t *raw; /* decompressed pages */
+    ZSTD_DCtx *zstd;
     int (*progress)(uint64_t done_pages, void *context);
     void *context;
     struct error *err;
@@ -367,6 +368,7 @@ static void receiver_clear(struct receiver *rx)
     buffer_clear(&rx->payload);
     buffer_clear(&rx->manifest);
     free(rx->raw);
+    ZSTD_freeDCtx(rx->zstd);
 }
 
 static int receive_bytes(struct receiver *rx, void *buf, size_t length)
@@ -493,6 +495,15 @@ static int receive_record(struct receiver *rx, struct record *record)
     return receive_check(rx, record);
 }
 
+/* Neither several frames, nor one of zstd's early formats, nor one of another
+ * length: what is taken has one meaning for every reader. */
+static bool is_one_frame(const void *frame, size_t stored, size_t raw_bytes)
+{
+    return stored >= sizeof(uint32_t) && load_le32(frame) == ZSTD_MAGICNUMBER &&
+           ZSTD_getFrameContentSize(frame, stored) == raw_bytes &&
+           ZSTD_findFrameCompressedSize(frame, stored) == stored;
+}
+
 /* Finds count and the raw bytes of a page record; *raw_out may point into the
  * payload. */
 static int pages_decode(struct receiver *rx, const struct record *record, unsigned *count_out,
@@ -513,7 +524,9 @@ static int pages_decode(struct receiver *rx, const struct record *record, unsign
         *raw_out = p + head;
         return stored == raw_bytes ? 0 : bad_record(rx, record, "has the wrong length");
     }
-    size_t n = ZSTD_decompress(rx->raw, PAGES_RAW_MAX, p + head, stored);
+    if (!is_one_frame(p + head, stored, raw_bytes))
+        return bad_record(rx, record, "is not one zstd frame of its pages");
+    size_t n = ZSTD_decompressDCtx(rx->zstd, rx->raw, raw_bytes, p + head, stored);
     if (ZSTD_isError(n) || n != raw_bytes)
         return bad_record(rx, record, "does not decompress");
     *raw_out = rx->raw;
@@ -612,7 +625,8 @@ int stream_receive(struct store *store, int fd, const char *image, const char *t
 
     rx.sum = digest_stream_new();
     rx.raw = malloc(PAGES_RAW_MAX);
-    if (rx.raw == NULL)
+    rx.zstd = ZSTD_createDCtx();
+    if (rx.raw == NULL || rx.zstd == NULL)
         return error_errno(err, ENOMEM, "cannot receive the stream");
     int r = receive_header(&rx);
     if (r < 0)
