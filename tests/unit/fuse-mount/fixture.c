@@ -43,10 +43,11 @@ static int shell(const char *dir, const char *command)
 
     assert_true(pid >= 0);
     if (pid == 0) {
-        int null = open("/dev/null", O_WRONLY);
-
         setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
-        if (null < 0 || dup2(null, 1) < 0 || chdir(dir) < 0)
+        if (chdir(dir) < 0)
+            _exit(126);
+        int log = open("log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        if (log < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0)
             _exit(126);
         execl("/bin/bash", "bash", "-e", "-c", command, (char *)NULL);
         _exit(127);
@@ -63,8 +64,13 @@ void fixture_run(struct fixture *f, const char *fmt, ...)
     va_start(args, fmt);
     assert_true(vasprintf(&command, fmt, args) >= 0);
     va_end(args);
-    if (shell(f->dir, command) != 0)
-        fail_msg("command failed: %s", command);
+    if (shell(f->dir, command) != 0) {
+        _cleanup_free_ char *path = io_format("%s/log", f->dir), *log = NULL;
+        size_t length;
+
+        (void)io_read_file(AT_FDCWD, path, 1 << 20, &log, &length);
+        fail_msg("command failed: %s\n%s", command, log != NULL ? log : "");
+    }
 }
 
 bool fixture_try(struct fixture *f, const char *fmt, ...)
@@ -91,7 +97,7 @@ struct source fixture_source(struct fixture *f, const char *name)
     return source_of_file(&f->fd, (uint64_t)st.st_size);
 }
 
-void fixture_make_tree(struct fixture *f)
+void fixture_make_tree(struct fixture *f, unsigned files)
 {
     fixture_run(f,
                 "mkdir -p tree/etc/deep/deeper tree/many 'tree/odd name'\n"
@@ -110,7 +116,8 @@ void fixture_make_tree(struct fixture *f)
                 "touch -d '2001-02-03 04:05:06.789' tree/etc/small\n"
                 "touch -d '2030-02-03 04:05:06' tree/empty\n"
                 "mkfifo tree/fifo\n"
-                "cd tree/many; for i in {1..5000}; do : > file-with-a-name-$i; done\n");
+                "cd tree/many; for ((i = 1; i <= %u; i++)); do : > file-with-a-name-$i; done\n",
+                files);
 }
 
 static void compare_content(struct ext *fs, uint32_t inode, const char *path)

@@ -26,8 +26,8 @@ bool fixture_try(struct fixture *f, const char *fmt, ...) __attribute__((format(
 struct source fixture_source(struct fixture *f, const char *name);
 
 /* Makes the folder "tree": files small, empty, large and sparse, links, nested
- * and large folders, odd names. */
-void fixture_make_tree(struct fixture *f);
+ * folders, one of so many files, odd names. */
+void fixture_make_tree(struct fixture *f, unsigned files);
 
 /* Compares a directory of the file system with a folder of the host, deeply:
  * names, modes, owners, sizes, times, link targets, content. */
