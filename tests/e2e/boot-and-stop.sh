@@ -21,8 +21,7 @@ must stasis stop web
 must wait_until 60 is_state web stopped
 expect_like "the guest ended by itself" '*reboot: Power down*' "$(stasis logs web | tr -d '\r')"
 
-must stasis run web -d
-must "$top/scripts/console-do" --timeout 120 --boot web
+must stasis resume web
 expect "its disk kept what was written" kept "$(guest web 'cat /root/kept')"
 must stasis kill web
 expect "a killed machine is stopped" stopped "$(state_of web)"

@@ -11,7 +11,7 @@ must stasis save web@base
 
 pid_of() { stasis inspect "$1" | jq -r '.pid // empty'; }
 for round in 1 2 3; do
-    guest web "head -c 4M /dev/urandom >/root/noise$round; sync"
+    guest web "head -c 4194304 /dev/urandom >/root/noise$round; sync"
     stasis save "web@round$round" >/dev/null 2>&1 &
     saver=$!
     sleep "0.$((RANDOM % 5))"

@@ -9,15 +9,13 @@
 boot_appliance web
 guest web 'echo one >/root/note; sync'
 must stasis save web@one
-guest web 'echo two >/root/note; head -c 300k /dev/urandom >/root/noise; sync'
+guest web 'echo two >/root/note; head -c 307200 /dev/urandom >/root/noise; sync'
 sum=$(guest web 'md5sum </root/noise')
 must stasis save web@two
 
 expect_like "the history has both" '*one*two*' "$(stasis history web | tr '\n' ' ')"
 expect_true "as JSON, it is an array" jq -e 'type == "array" and length >= 2' >/dev/null < <(stasis history web --json)
 expect_true "they differ by blocks" test -n "$(stasis diff --blocks web@one web@two)"
-expect "cat reads a file of the first" one "$(stasis cat web@one:/root/note)"
-expect "cat reads a file of the second" two "$(stasis cat web@two:/root/note)"
 
 mkdir "$work/mnt"
 must stasis mount "$work/mnt"

@@ -8,14 +8,14 @@
 
 boot_appliance web
 guest web 'counter start; echo one >/root/note; sync; sleep 1'
-guest web 'head -c 8M /dev/urandom >/tmp/memory; md5sum /tmp/memory >/tmp/memory.sum' # /tmp is RAM
+guest web 'head -c 8388608 /dev/urandom >/tmp/memory; md5sum /tmp/memory >/tmp/memory.sum' # /tmp is RAM
 before=$(guest web 'counter value')
 must stasis save web@one
 expect "the machine goes on while it is saved" running "$(state_of web)"
 after=$(guest web 'counter value')
 expect_true "its counter went on" test "$after" -ge "$before"
 
-guest web 'echo two >/root/note; sync; head -c 8M /dev/zero >/tmp/memory; sleep 10'
+guest web 'echo two >/root/note; sync; head -c 8388608 /dev/zero >/tmp/memory; sleep 10'
 late=$(guest web 'counter value')
 must stasis restore web@one --discard
 now=$(guest web 'counter value')
