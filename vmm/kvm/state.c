@@ -24,6 +24,8 @@ enum {
     MSR_TSC_DEADLINE = 0x6e0,
     MSR_XSS = 0xda0,
     MSR_SPEC_CTRL = 0x48,
+    MSR_KVM_ASYNC_PF_EN = 0x4b564d02,
+    MSR_KVM_ASYNC_PF_ACK = 0x4b564d07,
     TSC_TOLERANCE_PPM = 250, /* what guests' clock code copes with */
 };
 
@@ -221,6 +223,53 @@ static int save_cpuid(struct vcpu *vcpu, struct state_writer *w, struct error *e
     return 0;
 }
 
+/* What KVM itself changes in an entry while the guest runs, as CR4, XCR0 and the
+ * APIC base change: not part of what the vCPU is. */
+static void forget_runtime_bits(struct kvm_cpuid_entry2 *e)
+{
+    if (e->function == 1) {
+        e->ecx &= ~(1u << 27 | 1u << 3); /* OSXSAVE, MONITOR */
+        e->edx &= ~(1u << 9);            /* APIC */
+    } else if (e->function == 7) {
+        e->ecx &= ~(1u << 4); /* OSPKE */
+    } else if (e->function == 0xd) {
+        e->ebx = 0; /* size of what is enabled */
+    }
+}
+
+static bool same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b)
+{
+    if (a->nent != b->nent)
+        return false;
+    for (uint32_t i = 0; i < a->nent; i++) {
+        struct kvm_cpuid_entry2 left = a->entries[i];
+        struct kvm_cpuid_entry2 right = b->entries[i];
+        forget_runtime_bits(&left);
+        forget_runtime_bits(&right);
+        if (memcmp(&left, &right, sizeof(left)) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* A vCPU that has run does not take other features (api.rst, KVM_SET_CPUID2):
+ * rolling it back works if they are the same. */
+static int set_cpuid(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid, struct error *err)
+{
+    if (!vcpu->has_thread)
+        return kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid, "the checkpoint's CPU features", err);
+    _cleanup_free_ struct kvm_cpuid2 *now = cpuid_alloc();
+    if (now == NULL)
+        return error_errno(err, ENOMEM, "cannot restore the CPU features");
+    now->nent = VCPU_CPUID_ENTRIES_MAX;
+    int r = kvm_ioctl(vcpu->fd, KVM_GET_CPUID2, now, "CPU features", err);
+    if (r < 0 || same_cpuid(now, cpuid))
+        return r;
+    error_set(err, STATUS_FAILED, EINVAL, "the checkpoint has other CPU features");
+    error_hint(err, "stop the machine, then restore it");
+    return -EINVAL;
+}
+
 static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
 {
     struct state_record record;
@@ -239,7 +288,7 @@ static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, st
     if ((r = state_record_done(&record, err)) < 0)
         return r;
     cpuid->nent = count;
-    return kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid, "the checkpoint's CPU features", err);
+    return set_cpuid(vcpu, cpuid, err);
 }
 
 /* ---- MSRs ---- */
@@ -344,6 +393,26 @@ static int write_msr_list(struct vcpu *vcpu, struct kvm_msrs *msrs, struct error
     return -ENOTSUP;
 }
 
+/*
+ * A vCPU that has run may have page faults under way that the guest was told of,
+ * and a "page ready" that it has not acknowledged: KVM would wait for that for
+ * ever and the tasks of the restored guest would never wake. Neither belongs to
+ * the restored time. Hosts without the feature refuse: nothing to forget there.
+ */
+static void forget_async_page_faults(struct vcpu *vcpu)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entries[2];
+    } msrs = {
+        .head.nmsrs = 2,
+        .entries = {{.index = MSR_KVM_ASYNC_PF_EN, .data = 0},
+                    {.index = MSR_KVM_ASYNC_PF_ACK, .data = 1}},
+    };
+
+    ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
+}
+
 static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, uint64_t tsc_advance,
                         struct error *err)
 {
@@ -372,6 +441,8 @@ static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, uin
     }
     if ((r = state_record_done(&record, err)) < 0)
         return r;
+    if (vcpu->has_thread)
+        forget_async_page_faults(vcpu);
     if (deadline.index != 0)
         msrs->entries[msrs->nmsrs++] = deadline; /* after TSC, which it is relative to */
     return write_msr_list(vcpu, msrs, err);
