@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -176,6 +177,9 @@ int sandbox_enter(const char *store_dir, struct error *err)
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return error_errno(err, errno, "cannot give up privileges");
+    /* glibc loads it when libfuse cancels its threads in the end; by then no
+     * library can be opened any more. Never closed, that is the point. */
+    (void)dlopen("libgcc_s.so.1", RTLD_NOW);
     (void)setrlimit(RLIMIT_CORE, &no_core); /* a dump would hold guests' memory */
     restrict_files(store_dir);
     drop_capabilities();
