@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "tests/unit/vmm/kernel_fixture.h"
 #include "vmm/boot/boot.h"
+#include "vmm/devices/platform.h"
 #include "vmm/layout.h"
 
 #include <errno.h>
@@ -83,7 +84,7 @@ static void assert_refused(struct fixture *f, int errnum)
     assert_string_not_equal(f->err.hint, "");
 }
 
-/* Like a kernel that is none, every one refused with ENOEXEC keeps what it was. */
+/* Refused as not being a kernel this machine can boot. */
 static void assert_bad(struct fixture *f)
 {
     assert_refused(f, ENOEXEC);
@@ -824,6 +825,18 @@ static void the_first_4_gib_are_mapped_to_themselves(void **state)
         assert_int_equal(translate(f, address + 0x1234), address + 0x1234);
 }
 
+static void jumping_to_the_bios_resets(void **state)
+{
+    /* mov dx, reset register; mov al, its value; out dx, al */
+    const uint8_t code[] = {
+        0xba, (LAYOUT_ACPI_PM + 2) & 0xff, (LAYOUT_ACPI_PM + 2) >> 8, 0xb0, ACPI_PM_RESET, 0xee};
+    struct fixture *f = *state;
+
+    assert_loads(f);
+    assert_memory_equal(memory_at(f->mem, LAYOUT_BIOS_RESET, sizeof(code)), code, sizeof(code));
+    assert_in_range(LAYOUT_BIOS_RESET, LAYOUT_ACPI_END, LAYOUT_KERNEL - 16);
+}
+
 static void all_that_was_written_is_noted_as_dirty(void **state)
 {
     struct fixture *f = *state;
@@ -893,6 +906,7 @@ int main(void)
         cmocka_unit_test(pvh_is_entered_in_flat_32_bit_mode),
         TEST(segment_registers_agree_with_the_gdt),
         TEST(the_first_4_gib_are_mapped_to_themselves),
+        TEST(jumping_to_the_bios_resets),
         TEST(all_that_was_written_is_noted_as_dirty),
     };
 
