@@ -8,6 +8,8 @@
 
 #include <errno.h>
 
+enum { LINGER_MS = 10000 };
+
 static int open_console(struct cli *cli, const char *machine, bool replay, int *fd_out,
                         struct error *err)
 {
@@ -75,6 +77,9 @@ int attach_console(struct cli *cli, const char *machine, bool replay,
         fprintf(stderr, "attached to %s; Ctrl-%c d detaches\n", machine,
                 (options->escape | 0x40) + (options->escape <= 26 ? 0x20 : 0));
     r = terminal_join(fd, options, end_out, err);
+    /* It closes the line a moment before it is gone. */
+    if (r >= 0 && *end_out == TERMINAL_MACHINE_ENDED)
+        machine_wait(&cli->home, machine, LINGER_MS);
     if (r >= 0 && person)
         say(machine, *end_out);
     return r;

@@ -102,8 +102,18 @@ static int report_started(struct cli *cli, const char *name, const struct digest
     return output_json(result, err);
 }
 
+/* made: its checkpoint was made for it alone and goes with it. */
+static int remove_machine(struct cli *cli, const char *name, const struct digest *id, bool made,
+                          struct error *err)
+{
+    int r = machines_forget(cli, name, err);
+    if (r >= 0 && made)
+        catalogue_checkpoint_remove(cli->store, id, NULL);
+    return r;
+}
+
 static int follow_up(struct cli *cli, const char *name, const struct arguments *args,
-                     const struct digest *id, struct error *err)
+                     const struct digest *id, bool made, struct error *err)
 {
     if (arguments_has(args, "detach"))
         return report_started(cli, name, id, err);
@@ -114,7 +124,7 @@ static int follow_up(struct cli *cli, const char *name, const struct arguments *
         cli_note(cli, "%s goes on and is kept", name);
         return r;
     }
-    int removed = machines_forget(cli, name, r < 0 ? NULL : err);
+    int removed = remove_machine(cli, name, id, made, r < 0 ? NULL : err);
     return r < 0 ? r : removed;
 }
 
@@ -140,7 +150,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
             catalogue_checkpoint_remove(cli->store, &start.checkpoint, NULL);
         return r;
     }
-    return follow_up(cli, name, args, &start.checkpoint, err);
+    return follow_up(cli, name, args, &start.checkpoint, made, err);
 }
 
 static const struct option_spec options[] = {
