@@ -121,7 +121,8 @@ struct keeper {
 static char last_fuse_message[256];
 
 /* libfuse says why only in words. */
-static void keep_fuse_message(enum fuse_log_level level, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void keep_fuse_message(enum fuse_log_level level,
+                                                                    const char *fmt, va_list args)
 {
     (void)level;
     vsnprintf(last_fuse_message, sizeof(last_fuse_message), fmt, args);
@@ -139,7 +140,10 @@ static int keeper_mount(struct keeper *k, struct fuse_session *session, struct e
                             "installed with its setuid bit");
         return -EIO;
     }
-    return mountpoint_query(k->mountpoint, &k->mounted, err);
+    int r = mountpoint_query(k->mountpoint, &k->mounted, err);
+    if (r < 0)
+        fuse_session_unmount(session);
+    return r;
 }
 
 /* Unless somebody has, and has perhaps mounted something else there. */
@@ -150,6 +154,34 @@ static void keeper_unmount(const struct keeper *k)
     if (mountpoint_query(k->mountpoint, &now, NULL) == 0 && now.ours &&
         now.device_major == k->mounted.device_major && now.device_minor == k->mounted.device_minor)
         (void)mountpoint_detach(k->mountpoint, true, NULL);
+}
+
+/*
+ * Gives up the connection to the kernel, which is the server's from now on: a
+ * second holder would keep it alive when the server dies. In its place comes a
+ * pipe without a reader: it polls as broken, which makes fuse_session_unmount()
+ * free what it must and unmount nothing (that is keeper_unmount()'s, who looks
+ * first).
+ */
+static void keeper_leave_connection(struct fuse_session *session)
+{
+    int fd = fuse_session_fd(session), ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        close(fd);
+        return;
+    }
+    (void)dup3(ends[1], fd, O_CLOEXEC);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void keeper_end_session(struct fuse_session *session)
+{
+    int fd = fuse_session_fd(session);
+
+    fuse_session_unmount(session);
+    close(fd);
 }
 
 static int keeper_start_server(struct keeper *k, struct serve *serve, struct fuse_session *session,
@@ -174,7 +206,7 @@ static int keeper_start_server(struct keeper *k, struct serve *serve, struct fus
         server_main(k->store_dir, serve, session, ends[1], self);
     }
     close(ends[1]);
-    close(fuse_session_fd(session)); /* or the kernel would wait for us when it dies */
+    keeper_leave_connection(session);
     return receive_word(read_end, err);
 }
 
@@ -235,6 +267,7 @@ static int keeper_run(const char *store_dir, const char *mountpoint, int caller_
             waitpid(k.server, NULL, 0);
         }
         keeper_unmount(&k);
+        keeper_end_session(session);
     }
     sigprocmask(SIG_SETMASK, &before, NULL);
     return r;

@@ -2,8 +2,17 @@
 /*
  * The time-travel file system: every checkpoint of a store as files, read-only.
  *
- *   MNT/images/NAME/TAG -> ../../by-id/ID       MNT/machines/M/{latest, checkpoints/NAME}
- *   MNT/by-id/ID/{manifest.json, parent, memory.raw, diskN.raw, diskN/pP.raw, diskN/pP/...}
+ *   MNT/images/NAME/TAG -> ../../by-id/ID       (NAME may have folders of its own)
+ *   MNT/machines/M/latest -> ../../by-id/ID     (the newest)
+ *   MNT/machines/M/checkpoints/NAME -> ../../../by-id/ID   (those without a name: 12 digits)
+ *   MNT/by-id/ID/manifest.json, parent, memory.raw, kernel, initrd, diskN.raw
+ *   MNT/by-id/ID/diskN/pP.raw    a partition; P as Linux counts, 0 for a disk without a table
+ *   MNT/by-id/ID/diskN/pP.note   what is on it, whether its journal was replayed
+ *   MNT/by-id/ID/diskN/pP/       its files, where it holds ext2, ext3 or ext4
+ *   MNT/by-id/PREFIX -> ID       looked up from 8 digits on, never listed
+ *
+ * Links of guests are confined to their partition (linktarget.h). What is below
+ * by-id/ID is cached by the kernel for a day, since it cannot change.
  */
 #ifndef STASIS_FUSE_MOUNT_MOUNT_H
 #define STASIS_FUSE_MOUNT_MOUNT_H
