@@ -103,6 +103,12 @@ static int find_record(const void *bytes, size_t length, enum state_type type, u
     return 0;
 }
 
+/* A CPU without XSAVE has none of these, and KVM then refuses to set them. */
+static bool has_nothing(const struct fixed *f, const union fixed_payload *payload)
+{
+    return f->type == STATE_VCPU_XCRS && payload->xcrs.nr_xcrs == 0;
+}
+
 static int restore_fixed(int fd, const struct fixed *f, uint16_t instance, const void *bytes,
                          size_t length, struct error *err)
 {
@@ -115,7 +121,7 @@ static int restore_fixed(int fd, const struct fixed *f, uint16_t instance, const
     state_get_bytes(&record, &payload, f->size);
     if ((r = state_record_done(&record, err)) < 0)
         return r;
-    return kvm_ioctl(fd, f->set, &payload, f->what, err);
+    return has_nothing(f, &payload) ? 0 : kvm_ioctl(fd, f->set, &payload, f->what, err);
 }
 
 /* ---- XSAVE: sized by the host ---- */
