@@ -127,9 +127,9 @@ int catalogue_put_image(struct db *db, const char *name, const char *tag, const 
         r = catalogue_need_checkpoint(db, id, err);
     return r < 0 ? r
                  : db_run(db, err,
-                          "INSERT INTO image(name, tag, id, created_us) VALUES(?, ?, ?, ?)"
-                          " ON CONFLICT DO UPDATE SET id = excluded.id,"
-                          " created_us = excluded.created_us",
+                          "INSERT OR REPLACE INTO image(name, tag, id, created_us, sum)"
+                          " SELECT *, " DB_IMAGE_SUM
+                          " FROM (SELECT ? AS name, ? AS tag, ? AS id, ? AS created_us)",
                           "ttdi", name, tag, id, clock_wall_us());
 }
 
@@ -140,7 +140,11 @@ int catalogue_put_head(struct db *db, const char *machine, const struct digest *
 
     if (r == 0)
         r = db_run(db, err, "UPDATE machine SET head = ? WHERE name = ?", "dt", head, machine);
-    return changed_one(db, r, "machine", machine, err);
+    r = changed_one(db, r, "machine", machine, err);
+    if (r == 0)
+        r = db_run(db, err, "UPDATE machine SET sum = " DB_MACHINE_SUM " WHERE name = ?", "t",
+                   machine);
+    return r;
 }
 
 /* The same checkpoint again: it may get a name if it has none. */
@@ -166,7 +170,7 @@ static int put_again(struct db *db, const struct digest *id, const char *machine
 }
 
 int catalogue_put_checkpoint(struct db *db, const struct digest *id, const char *machine,
-                             const char *name, int64_t created_us, const char *manifest,
+                             const char *name, const struct manifest *m, const char *text,
                              size_t length, struct error *err)
 {
     int64_t one;
@@ -179,9 +183,12 @@ int catalogue_put_checkpoint(struct db *db, const struct digest *id, const char 
     if (r < 0)
         return r;
     return db_run(db, err,
-                  "INSERT INTO checkpoint(id, machine, name, created_us, manifest)"
-                  " VALUES(?, ?, ?, ?, ?)",
-                  "dttib", id, machine, name, created_us, manifest, length);
+                  "INSERT INTO checkpoint(id, machine, name, created_us, state, manifest, sum)"
+                  " SELECT *, " DB_CHECKPOINT_SUM
+                  " FROM (SELECT ? AS id, ? AS machine, ? AS name, ? AS created_us, ? AS state,"
+                  "       ? AS manifest)",
+                  "dttidb", id, machine, name, m->created_us, m->has_state ? &m->state : NULL, text,
+                  length);
 }
 
 /* ---- machines ---- */
@@ -193,8 +200,9 @@ static int create_machine(struct db *db, const char *name, const struct digest *
 
     if (r == 0)
         r = db_run(db, err,
-                   "INSERT OR IGNORE INTO machine(name, created_us, head, origin)"
-                   " VALUES(?, ?, ?, ?)",
+                   "INSERT OR IGNORE INTO machine(name, created_us, head, origin, sum)"
+                   " SELECT *, " DB_MACHINE_SUM
+                   " FROM (SELECT ? AS name, ? AS created_us, ? AS head, ? AS origin)",
                    "tidd", name, clock_wall_us(), origin, origin);
     if (r < 0 || db_changes(db) != 0)
         return r;
@@ -243,7 +251,9 @@ static int remove_machine(struct db *db, const char *name, struct error *err)
     if (r == 0)
         r = db_run(db, err, "DELETE FROM checkpoint WHERE machine = ? AND NOT" IN_USE, "t", name);
     if (r == 0)
-        r = db_run(db, err, "UPDATE checkpoint SET machine = NULL, name = NULL WHERE machine = ?",
+        r = db_run(db, err,
+                   "UPDATE checkpoint SET machine = NULL, name = NULL,"
+                   " sum = row_sum(id, NULL, NULL, created_us, state) WHERE machine = ?",
                    "t", name);
     return r == 0 ? remove_blobs(db, err) : r;
 }
@@ -327,13 +337,12 @@ int catalogue_checkpoint_by_prefix(struct store *store, const char *hex, struct 
     return r;
 }
 
-/* Device states nobody's manifest names any more. Manifests are canonical JSON
- * with the digest in hex; looking for the text finds at worst too many. */
+/* Device states of checkpoints that are gone. */
 static int remove_blobs(struct db *db, struct error *err)
 {
     return db_run(db, err,
-                  "DELETE FROM blob WHERE NOT EXISTS (SELECT 1 FROM checkpoint"
-                  " WHERE instr(manifest, CAST(lower(hex(blob.digest)) AS BLOB)) > 0)",
+                  "DELETE FROM blob WHERE digest NOT IN"
+                  " (SELECT state FROM checkpoint WHERE state IS NOT NULL)",
                   "");
 }
 

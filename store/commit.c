@@ -76,7 +76,7 @@ static int seal_pack(struct ingest *in, struct own_pack *pack, struct error *err
 {
     char name[PACK_NAME_SIZE];
 
-    packs_name(pack_writer_index(pack->writer)->id, name);
+    packs_name(own_index(pack)->id, name);
     if (fdatasync(pack->fd) < 0)
         return error_errno(err, errno, "writing %s", name);
     if (renameat(in->store->packs_dirfd, pack->name, in->store->dirfd, name) < 0)
@@ -113,12 +113,12 @@ static int insert_packs(struct ingest *in, struct error *err)
 
         if (pack->state != OWN_SEALED)
             continue;
-        const struct pack_index *index = pack_writer_index(pack->writer);
+        const struct pack_index *index = own_index(pack);
 
         r = db_run(&in->store->db, err,
                    "INSERT INTO pack(id, kind, bytes, groups, objects) VALUES(?, ?, ?, ?, ?)",
                    "biiii", index->id, (size_t)PACK_ID_SIZE, (int64_t)pack->kind,
-                   (int64_t)pack_writer_size(pack->writer), (int64_t)index->group_count,
+                   (int64_t)index->file_bytes, (int64_t)index->group_count,
                    (int64_t)index->object_count);
     }
     return r;
@@ -153,8 +153,8 @@ static int insert_all(struct ingest *in, const struct ingest_commit *commit,
     if (r == 0 && commit->machine != NULL)
         r = catalogue_need_machine(db, commit->machine, err);
     if (r == 0)
-        r = catalogue_put_checkpoint(db, &e->id, commit->machine, commit->name, m->created_us,
-                                     e->text, e->length, err);
+        r = catalogue_put_checkpoint(db, &e->id, commit->machine, commit->name, m, e->text,
+                                     e->length, err);
     if (r == 0 && commit->set_head)
         r = catalogue_put_head(db, commit->machine, &e->id, err);
     if (r == 0 && commit->image != NULL)

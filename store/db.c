@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store/db.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 
 #include <errno.h>
@@ -14,7 +15,8 @@
 #define BUSY_TIMEOUT_MS 60000
 
 /*
- * No row per page, ever. checkpoint.machine and .name are null for checkpoints
+ * No row per page, ever. What no digest and no file vouches for has a sum over its
+ * row, which verify recomputes. checkpoint.machine and .name are null for checkpoints
  * that only an image, an origin or an id leads to. Packs are numbered in the
  * order of their commits and numbers are not used again: readers ask for what is
  * above the last one they know.
@@ -29,13 +31,14 @@ static const char schema[] =
     "  digest BLOB NOT NULL UNIQUE, data BLOB NOT NULL);"
     "CREATE TABLE IF NOT EXISTS checkpoint("
     "  seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, machine TEXT, name TEXT,"
-    "  created_us INTEGER NOT NULL, manifest BLOB NOT NULL, UNIQUE(machine, name));"
+    "  created_us INTEGER NOT NULL, state BLOB, manifest BLOB NOT NULL, sum INTEGER NOT NULL,"
+    "  UNIQUE(machine, name));"
     "CREATE TABLE IF NOT EXISTS machine("
-    "  name TEXT PRIMARY KEY, created_us INTEGER NOT NULL, head BLOB, origin BLOB NOT NULL"
-    "  ) WITHOUT ROWID;"
+    "  name TEXT PRIMARY KEY, created_us INTEGER NOT NULL, head BLOB, origin BLOB NOT NULL,"
+    "  sum INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS image("
     "  name TEXT NOT NULL, tag TEXT NOT NULL, id BLOB NOT NULL, created_us INTEGER NOT NULL,"
-    "  PRIMARY KEY(name, tag)) WITHOUT ROWID;"
+    "  sum INTEGER NOT NULL, PRIMARY KEY(name, tag)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS lease("
     "  id INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL,"
     "  created_us INTEGER NOT NULL);"
@@ -257,6 +260,29 @@ int db_check(struct db *db, void (*found)(const char *complaint, void *context),
     return r;
 }
 
+/* row_sum(VALUE...): 63 bits of a SHA-256 over the values with their types and
+ * lengths. */
+static void row_sum(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    struct digest_stream *stream = digest_stream_new();
+    struct digest digest;
+
+    for (int i = 0; i < count; i++) {
+        const void *bytes = sqlite3_value_blob(values[i]);
+        uint32_t length = (uint32_t)sqlite3_value_bytes(values[i]);
+        uint8_t head[8] = {0};
+
+        store_le32(head, (uint32_t)sqlite3_value_type(values[i]));
+        store_le32(head + 4, length);
+        digest_stream_update(stream, head, sizeof(head));
+        if (length != 0)
+            digest_stream_update(stream, bytes, length);
+    }
+    digest = digest_stream_peek(stream);
+    digest_stream_free(stream);
+    sqlite3_result_int64(context, (int64_t)(load_le64(digest.bytes) >> 1));
+}
+
 static int check_schema(struct db *db, struct error *err)
 {
     int64_t version;
@@ -312,6 +338,11 @@ int db_open(struct db *db, const char *path, struct error *err)
     if (rc == SQLITE_OK) {
         sqlite3_extended_result_codes(db->handle, 1);
         sqlite3_busy_timeout(db->handle, BUSY_TIMEOUT_MS);
+        rc = sqlite3_create_function(db->handle, "row_sum", -1,
+                                     SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY, NULL,
+                                     row_sum, NULL, NULL);
+    }
+    if (rc == SQLITE_OK) {
         rc = sqlite3_exec(db->handle,
                           "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
                           "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;",

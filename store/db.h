@@ -17,6 +17,11 @@ struct db {
     pthread_mutex_t lock;
 };
 
+/* What the sums of rows are over. */
+#define DB_CHECKPOINT_SUM "row_sum(id, machine, name, created_us, state)"
+#define DB_MACHINE_SUM "row_sum(name, created_us, head, origin)"
+#define DB_IMAGE_SUM "row_sum(name, tag, id, created_us)"
+
 /* Opens or creates the catalogue and its tables; refuses a newer schema. */
 int db_open(struct db *db, const char *path, struct error *err);
 void db_close(struct db *db); /* of a half-opened one too */

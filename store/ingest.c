@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define HOT_ZSTD_LEVEL 1
@@ -50,8 +51,8 @@ static void own_pack_free(struct ingest *in, struct own_pack *pack)
             unlinkat(in->store->packs_dirfd, pack->name, 0);
         close(steal_fd(&pack->fd));
     }
-    pack_writer_free(pack->writer);
-    pack->writer = NULL;
+    pack_writer_free(steal_pointer(pack->writer));
+    pack_index_free(steal_pointer(pack->index));
     pack->state = OWN_DROPPED;
 }
 
@@ -89,11 +90,34 @@ void ingest_get_stats(const struct ingest *in, struct ingest_stats *out)
     *out = in->stats;
     out->stored_bytes = 0;
     for (uint32_t i = 0; i < in->pack_count; i++)
-        if (in->packs[i]->writer != NULL)
-            out->stored_bytes += pack_writer_size(in->packs[i]->writer);
+        if (own_index(in->packs[i]) != NULL)
+            out->stored_bytes += own_index(in->packs[i])->file_bytes;
 }
 
 /* ---- our packs ---- */
+
+const struct pack_index *own_index(const struct own_pack *pack)
+{
+    return pack->writer != NULL ? pack_writer_index(pack->writer) : pack->index;
+}
+
+/* Every pack stays open, for its lock, until the commit. Where there may be more
+ * open files than there are, there shall be. */
+static int open_tmp(struct store *store, const char *name)
+{
+    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
+    int fd = openat(store->packs_dirfd, name, flags, 0600);
+    struct rlimit limit;
+
+    if (fd >= 0 || errno != EMFILE || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return fd;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+        fd = openat(store->packs_dirfd, name, flags, 0600);
+    else
+        errno = EMFILE;
+    return fd;
+}
 
 /*
  * Makes and locks a file for a new pack. Between making and locking, a process
@@ -111,7 +135,7 @@ static int create_tmp(struct store *store, char name[PACK_NAME_SIZE], struct err
         if (getrandom(id, sizeof(id), 0) != sizeof(id))
             return error_errno(err, EIO, "naming a pack");
         snprintf(name, PACK_NAME_SIZE, "%s.tmp", hex_encode(id, sizeof(id), hex));
-        fd = openat(store->packs_dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        fd = open_tmp(store, name);
         if (fd < 0)
             return error_errno(err, errno, "making a pack in the store %s", store->dir);
         if (flock(fd, LOCK_EX) < 0 || fstat(fd, &st) < 0)
@@ -154,8 +178,13 @@ static int finish_pack(struct own_pack *pack, struct error *err)
 {
     int r = pack_writer_finish(pack->writer, err);
 
+    /* A large ingest has many packs; a writer each, with its buffers, would be too
+     * much to keep. */
+    if (r == 0)
+        r = pack_index_read(pack->fd, pack->name, &pack->index, err);
     if (r < 0)
         return r;
+    pack_writer_free(steal_pointer(pack->writer));
     pack->state = OWN_FINISHED;
     /* So that less is left to wait for when it is sealed; failing is fine. */
     sync_file_range(pack->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
@@ -227,8 +256,7 @@ static int add_object(struct ingest *in, enum pack_kind kind, struct page_ref id
         in->failed = true;
         return r;
     }
-    r = index_add(ix, id, g->pack,
-                  pack_writer_index(in->packs[g->pack]->writer)->object_count + g->count);
+    r = index_add(ix, id, g->pack, own_index(in->packs[g->pack])->object_count + g->count);
     if (r < 0)
         return error_errno(err, -r, "indexing a new page");
     memcpy(g->raw + g->used, bytes, length);
@@ -258,7 +286,7 @@ int ingest_own_bytes(struct ingest *in, enum pack_kind kind, const struct index_
                      const uint8_t **bytes_out, size_t *length_out, struct error *err)
 {
     const struct own_pack *pack = in->packs[index_entry_pack(e)];
-    const struct pack_index *index = pack_writer_index(pack->writer);
+    const struct pack_index *index = own_index(pack);
     const struct open_group *g = group_of(in, kind);
     uint32_t group, position;
     uint64_t key;

@@ -30,9 +30,10 @@ struct own_pack {
     enum pack_kind kind;
     enum own_state state;
     int fd;
-    uint32_t owner;            /* cache number */
-    char name[PACK_NAME_SIZE]; /* of the file as it is now, below packs/ */
-    struct pack_writer *writer;
+    uint32_t owner;             /* cache number */
+    char name[PACK_NAME_SIZE];  /* of the file as it is now, below packs/ */
+    struct pack_writer *writer; /* while it is being written */
+    struct pack_index *index;   /* from when it is finished */
 };
 
 /* The group that is being filled, and the pack it will go to. */
@@ -82,6 +83,9 @@ struct ingest {
 };
 
 /* ---- ingest.c ---- */
+
+/* The footer of a pack of ours, as far as it is written; NULL once dropped. */
+const struct pack_index *own_index(const struct own_pack *pack);
 
 /* The bytes of an object of our own; valid until the next write of its kind. */
 int ingest_own_bytes(struct ingest *in, enum pack_kind kind, const struct index_entry *e,

@@ -70,9 +70,10 @@ int catalogue_put_image(struct db *db, const char *name, const char *tag, const 
                         bool replace, struct error *err);
 int catalogue_put_head(struct db *db, const char *machine, const struct digest *head,
                        struct error *err);
-/* Records a checkpoint, under machine and name if not NULL. -EEXIST. */
+/* Records a checkpoint, whose manifest is `text`, under machine and name if not
+ * NULL. -EEXIST. */
 int catalogue_put_checkpoint(struct db *db, const struct digest *id, const char *machine,
-                             const char *name, int64_t created_us, const char *manifest,
+                             const char *name, const struct manifest *m, const char *text,
                              size_t length, struct error *err);
 /* -EEXIST if that would be refused for its name or tag. */
 int catalogue_check_names(struct db *db, const struct digest *id, const char *machine,

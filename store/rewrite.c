@@ -86,7 +86,7 @@ static int choose_names(struct ingest *in, const struct renames *list, uint32_t 
 static int copy_group(struct ingest *in, const struct own_pack *from, uint32_t group,
                       struct own_pack *to, const struct renames *renames, struct error *err)
 {
-    const struct pack_index *index = pack_writer_index(from->writer);
+    const struct pack_index *index = own_index(from);
     const struct pack_group *info = &index->groups[group];
     _cleanup_free_ uint8_t *raw = malloc(info->raw_bytes);
     struct pack_object_id ids[PACK_HOT_GROUP_PAGES];
@@ -110,7 +110,7 @@ static int copy_group(struct ingest *in, const struct own_pack *from, uint32_t g
 
 static bool pack_has_renamed(const struct own_pack *pack, const struct renames *renames)
 {
-    const struct pack_index *index = pack_writer_index(pack->writer);
+    const struct pack_index *index = own_index(pack);
 
     for (uint32_t i = 0; i < index->object_count; i++)
         if (index_get(&renames->table, page_ref_load(index->objects[i].bytes)) != NULL)
@@ -125,8 +125,7 @@ static int replace_pack(struct ingest *in, uint32_t number, const struct renames
     uint32_t fresh;
     int r = ingest_add_pack(in, PACK_PAGES, &fresh, err);
 
-    for (uint32_t g = 0; r == 0 && g < pack_writer_index(in->packs[number]->writer)->group_count;
-         g++)
+    for (uint32_t g = 0; r == 0 && g < own_index(in->packs[number])->group_count; g++)
         r = copy_group(in, in->packs[number], g, in->packs[fresh], renames, err);
     if (r == 0)
         ingest_drop_pack(in, number);
@@ -144,7 +143,7 @@ static int index_own_pages(struct ingest *in, struct error *err)
 
         if (pack->kind != PACK_PAGES || pack->state == OWN_DROPPED)
             continue;
-        const struct pack_index *index = pack_writer_index(pack->writer);
+        const struct pack_index *index = own_index(pack);
 
         for (uint32_t i = 0; r == 0 && i < index->object_count; i++)
             r = index_add(&in->pages, page_ref_load(index->objects[i].bytes), p, i);

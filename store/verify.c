@@ -332,7 +332,7 @@ static int list_checkpoints(struct verify *v)
     return r;
 }
 
-/* What names lead to must be there. */
+/* What names lead to must be there, and rows must be as they were written. */
 static int check_references(struct verify *v)
 {
     static const char *const queries[] = {
@@ -340,6 +340,13 @@ static int check_references(struct verify *v)
         " WHERE id NOT IN (SELECT id FROM checkpoint)",
         "SELECT 'machine ' || name || ' has lost the checkpoint it builds on' FROM machine"
         " WHERE head IS NOT NULL AND head NOT IN (SELECT id FROM checkpoint)",
+        "SELECT 'the entry of image ' || name || ':' || tag || ' has changed' FROM image"
+        " WHERE sum IS NOT " DB_IMAGE_SUM,
+        "SELECT 'the entry of machine ' || name || ' has changed' FROM machine"
+        " WHERE sum IS NOT " DB_MACHINE_SUM,
+        "SELECT 'the entry of checkpoint ' || lower(hex(id)) || ' (' ||"
+        " coalesce(machine, '-') || '@' || coalesce(name, '-') || ') has changed'"
+        " FROM checkpoint WHERE sum IS NOT " DB_CHECKPOINT_SUM,
     };
     _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
     int r = 0;

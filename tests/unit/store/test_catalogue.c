@@ -151,6 +151,7 @@ static void removing_a_machine_removes_its_checkpoints_only(void **state)
     tag(f, &tagged, "kept", "1");
     make_machine(f, "clone", &cloned);
     must(catalogue_machine_remove(f->store, "web", &err), &err);
+    assert_store_is_sound(f->store);
     assert_int_equal(catalogue_manifest_read(f->store, &gone, &m, &err), -ENOENT);
     must(catalogue_manifest_read(f->store, &tagged, &m, &err), &err);
     must(catalogue_manifest_read(f->store, &cloned, &m, &err), &err);

@@ -214,6 +214,9 @@ static void a_blob_comes_back(void **state)
     must(store_blob_read(f->store, &blob, &data, &length, &err), &err);
     assert_int_equal(length, 5);
     assert_memory_equal(data, "state", 5);
+    /* It goes with the last checkpoint that needs it. */
+    must(catalogue_checkpoint_remove(f->store, &id, &err), &err);
+    assert_int_equal(store_blob_read(f->store, &blob, &data, &length, &err), -EBADMSG);
 }
 
 static void a_manifest_whose_map_is_missing_is_refused(void **state)

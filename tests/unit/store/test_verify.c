@@ -305,6 +305,38 @@ static void a_changed_manifest_is_found(void **state)
     assert_never_wrong(f->store, &id, "x", 1);
 }
 
+static void a_changed_row_is_found(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const changes[] = {
+        "UPDATE machine SET name = 'wec'",      "UPDATE machine SET created_us = 5",
+        "UPDATE checkpoint SET name = 'b'",     "UPDATE checkpoint SET created_us = 7",
+        "UPDATE checkpoint SET machine = NULL", "UPDATE image SET tag = '2'",
+        "UPDATE image SET created_us = 1",      "UPDATE checkpoint SET state = x'00'",
+        "UPDATE machine SET head = origin",     "UPDATE machine SET created_us = '5'",
+    };
+    struct digest first = commit_disk(f->store, "x", 1, NULL, NULL), second;
+    struct error err = ERROR_INIT;
+
+    must(catalogue_machine_create(f->store, "web", &first, &err), &err);
+    second = commit_disk(f->store, "y", 1, "web", "a");
+    must(catalogue_image_set(f->store, "img", "1", &second, false, &err), &err);
+    must(catalogue_image_set(f->store, "img", "1", &first, true, &err), &err);
+    assert_store_is_sound(f->store);
+    for (size_t i = 0; i < ARRAY_LEN(changes); i++) {
+        sql(f, "DROP TABLE IF EXISTS m; CREATE TABLE m AS SELECT * FROM machine;"
+               "DROP TABLE IF EXISTS c; CREATE TABLE c AS SELECT * FROM checkpoint;"
+               "DROP TABLE IF EXISTS i; CREATE TABLE i AS SELECT * FROM image;");
+        sql(f, changes[i]);
+        if (verify(f->store).findings == 0)
+            fail_msg("unnoticed: %s", changes[i]);
+        sql(f, "DELETE FROM machine; INSERT INTO machine SELECT * FROM m;"
+               "DELETE FROM checkpoint; INSERT INTO checkpoint SELECT * FROM c;"
+               "DELETE FROM image; INSERT INTO image SELECT * FROM i;");
+    }
+    assert_store_is_sound(f->store);
+}
+
 static void an_image_without_its_checkpoint_is_found(void **state)
 {
     struct fixture *f = *state;
@@ -385,6 +417,7 @@ int main(void)
         TEST(what_a_process_has_cached_does_not_hide_damage),
         TEST(a_damaged_page_that_comes_again_heals_what_is_new),
         TEST(a_changed_manifest_is_found),
+        TEST(a_changed_row_is_found),
         TEST(an_image_without_its_checkpoint_is_found),
         TEST(flipped_bytes_of_the_catalogue_never_crash),
         TEST(verify_can_be_cancelled),
