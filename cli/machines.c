@@ -12,9 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 
@@ -213,21 +211,6 @@ int machines_kill(struct cli *cli, const char *name, struct error *err)
     return 0;
 }
 
-/* Who looks whether a machine runs takes its lock for a moment, too. */
-static int lock_patiently(int fd)
-{
-    enum { ATTEMPTS = 50, WAIT_MS = 10 };
-
-    for (int i = 0; i < ATTEMPTS; i++) {
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-            return 0;
-        if (errno != EWOULDBLOCK)
-            return -errno;
-        poll(NULL, 0, WAIT_MS);
-    }
-    return -EWOULDBLOCK;
-}
-
 /* Takes the machine's lock, so that nobody starts it while it is removed; *fd_out
  * stays -1 if it has no directory. */
 static int take_lock(const char *dir, const char *name, int *fd_out, struct error *err)
@@ -239,7 +222,7 @@ static int take_lock(const char *dir, const char *name, int *fd_out, struct erro
         return 0;
     if (fd < 0)
         return error_errno(err, errno, "cannot open %s", path);
-    if (lock_patiently(fd) < 0) {
+    if (machine_lock_take(fd) < 0) {
         error_set(err, STATUS_BUSY, EBUSY, "%s is running", name);
         error_hint(err, "stop it first, or remove it with rm -f");
         return -EBUSY;

@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -148,16 +147,29 @@ static int open_lock(const struct home *home, const char *name)
     _cleanup_free_ char *dir = home_machine_dir(home, name);
     _cleanup_free_ char *path = io_format("%s/lock", dir);
 
-    return open(path, O_RDONLY | O_CLOEXEC);
+    return open(path, O_RDWR | O_CLOEXEC); /* F_OFD_GETLK of a write lock wants O_RDWR */
+}
+
+/* Open-file-description locks, because they can be looked at without being taken:
+ * a look at a machine must not keep it from starting. */
+static struct flock whole_file(void)
+{
+    return (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET};
+}
+
+int machine_lock_take(int fd)
+{
+    struct flock lock = whole_file();
+
+    return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
 bool machine_is_running(const struct home *home, const char *name)
 {
     _cleanup_close_ int fd = open_lock(home, name);
+    struct flock lock = whole_file();
 
-    /* A shared lock is enough to see an exclusive one, and two who look at the
-     * same time do not see each other. */
-    return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
 static pid_t lock_owner(const struct home *home, const char *name)

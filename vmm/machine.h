@@ -3,7 +3,7 @@
  * Machines from the outside: starting a machine's process, and whether it runs.
  * A machine's directory holds
  *
- *   lock          flocked by the machine's process as long as it lives
+ *   lock          locked by the machine's process as long as it lives; holds its pid
  *   start.json    what to start from (struct machine_start)
  *   console.log   what the serial port printed
  *   machine.log   what the process has to say
@@ -39,7 +39,11 @@ struct machine_start {
 int machine_spawn(const struct home *home, const char *name, const struct machine_start *start,
                   struct error *err);
 
-/* Is there a living process? Tests the lock; never blocks. */
+/* Takes the machine's lock, which lasts until fd and its copies are closed. fd is
+ * the lock file, open for writing. -EAGAIN if a machine process has it. */
+int machine_lock_take(int fd);
+
+/* Is there a living process? Looks at the lock without taking it. */
 bool machine_is_running(const struct home *home, const char *name);
 
 /* Waits until the machine's process has ended; -ETIMEDOUT. timeout_ms < 0: for

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The files by which a machine's process is told how to start and tells how it
- * ended: start.json and end.json in the machine's directory. */
+/* The files by which a machine's process is told how to start, shows that it lives
+ * and tells how it ended: start.json, lock and end.json in the machine's directory. */
 #ifndef STASIS_VMM_MACHINE_START_H
 #define STASIS_VMM_MACHINE_START_H
 

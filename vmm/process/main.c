@@ -15,7 +15,6 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 
@@ -245,7 +244,7 @@ static int take_lock(struct process *p, struct error *err)
     p->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (p->lock_fd < 0)
         return error_errno(err, errno, "cannot open %s", path);
-    if (flock(p->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+    if (machine_lock_take(p->lock_fd) < 0) {
         error_set(err, STATUS_BUSY, EBUSY, "%s is running already", p->name);
         return -EBUSY;
     }
