@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "store/catalogue.h"
 #include "store/ingest.h"
 #include "vmm/checkpoint/dirty.h"
 
@@ -230,8 +231,10 @@ int save_run(struct save *save, struct store *store, const char *machine, const 
     ingest_free(ingest);
     if (r < 0)
         return r;
+    /* Read back: the commit may have had to rewrite maps. */
+    if ((r = catalogue_manifest_read(store, &id, &out->manifest, err)) < 0)
+        return r;
     out->id = id;
-    out->manifest = manifest;
     out->pages = save->page_count;
     out->pages_new = stats.pages_new;
     out->stored_bytes = stats.stored_bytes;
