@@ -102,7 +102,13 @@ wait_until() {
 }
 
 # guest MACHINE COMMAND: on its serial console; prints what it printed.
-guest() { "$top/scripts/console-do" --timeout 90 "$@"; }
+guest() {
+    "$top/scripts/console-do" --timeout 90 "$@" || {
+        local status=$?
+        say "exit code $status in $1 from: ${*:2}"
+        return "$status"
+    }
+}
 
 import_appliance() {
     must stasis import appliance:1 --kernel "$STASIS_APPLIANCE/vmlinuz" \

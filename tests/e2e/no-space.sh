@@ -19,7 +19,7 @@ STASIS_HOME=$work/small/home
 
 boot_appliance web
 must stasis save web@fits
-guest web 'head -c 104857600 /dev/urandom >/tmp/noise'
+guest web 'head -c 60000000 /dev/urandom >/tmp/noise'
 expect_exit 1 stasis save web@too-much
 expect_like "the error says what is full" '*[Ss]pace*' "$said"
 expect "the machine runs on" running "$(state_of web)"
