@@ -104,11 +104,8 @@ int vm_get_sregs(struct kvm_vm *vm, struct kvm_sregs *out, struct error *err)
 static int set_boot_msrs(struct vcpu *vcpu, struct error *err)
 {
     enum { MSR_MISC_ENABLE = 0x1a0, MSR_MTRR_DEF_TYPE = 0x2ff };
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entries[2];
-    } msrs = {
-        .head.nmsrs = 2,
+    struct vcpu_msr_pair msrs = {
+        .count = 2,
         .entries = {{.index = MSR_MISC_ENABLE, .data = 1},
                     {.index = MSR_MTRR_DEF_TYPE, .data = 0xc06}}, /* enabled, WB */
     };

@@ -35,6 +35,15 @@ struct kvm_vm {
     bool quit; /* under lock */
 };
 
+/* struct kvm_msrs with two entries: clang takes none with room behind it. */
+struct vcpu_msr_pair {
+    uint32_t count;
+    uint32_t pad;
+    struct kvm_msr_entry entries[2];
+};
+_Static_assert(offsetof(struct vcpu_msr_pair, entries) == offsetof(struct kvm_msrs, entries),
+               "the kernel's layout");
+
 /* ioctl() that retries nothing and reports what failed. */
 int kvm_ioctl(int fd, unsigned long request, void *arg, const char *what, struct error *err);
 

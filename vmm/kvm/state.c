@@ -315,16 +315,16 @@ static bool is_unlisted(uint32_t index)
  * the unlisted ones behind it. */
 static int msr_list(struct kvm_vm *vm, uint32_t *indices, uint32_t *count_out, struct error *err)
 {
-    struct {
-        struct kvm_msr_list head;
+    struct { /* struct kvm_msr_list with room */
+        uint32_t count;
         uint32_t indices[MSRS_MAX];
-    } list = {.head.nmsrs = MSRS_MAX - ARRAY_LEN(unlisted_msrs)};
+    } list = {.count = MSRS_MAX - ARRAY_LEN(unlisted_msrs)};
 
     int r = kvm_ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &list, "to list MSRs", err);
     if (r < 0)
         return r;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < list.head.nmsrs; i++)
+    for (uint32_t i = 0; i < list.count; i++)
         if (!is_unlisted(list.indices[i]))
             indices[count++] = list.indices[i];
     memcpy(indices + count, unlisted_msrs, sizeof(unlisted_msrs));
@@ -407,11 +407,8 @@ static int write_msr_list(struct vcpu *vcpu, struct kvm_msrs *msrs, struct error
  */
 static void forget_async_page_faults(struct vcpu *vcpu)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entries[2];
-    } msrs = {
-        .head.nmsrs = 2,
+    struct vcpu_msr_pair msrs = {
+        .count = 2,
         .entries = {{.index = MSR_KVM_ASYNC_PF_EN, .data = 0},
                     {.index = MSR_KVM_ASYNC_PF_ACK, .data = 1}},
     };
