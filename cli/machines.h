@@ -60,5 +60,9 @@ extern const char *const machines_clock_choices[];
         .help = "continue: guest time goes on from where it stopped (default); host: it steps to " \
                 "now"                                                                              \
     }
+#define MACHINES_OPTION_PAUSED                                                                     \
+    {                                                                                              \
+        .name = "paused", .help = "hold it at its first instant; stasis resume lets it go on"      \
+    }
 
 #endif

@@ -127,6 +127,7 @@ static int make_plan(const struct arguments *args, struct plan *plan, struct err
     plan->pick = wanted == NULL;
     plan->numbered = wanted == NULL || plan->count > 1;
     plan->start.clock = machines_clock(args);
+    plan->start.paused = arguments_has(args, "paused");
     if (wanted == NULL)
         names_from_reference(arguments_operand(args, 0), plan->base);
     else if (strlen(wanted) <= MACHINE_NAME_MAX)
@@ -170,6 +171,7 @@ static const struct option_spec options[] = {
      .max = CLONES_MAX,
      .help = "how many (default: 1); names then end in -1, -2, ..."},
     MACHINES_OPTION_CLOCK,
+    MACHINES_OPTION_PAUSED,
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -177,7 +179,7 @@ static const struct option_spec options[] = {
 const struct command command_clone = {
     .name = "clone",
     .summary = "Make new running machines from a checkpoint, image or machine",
-    .usage = "clone REF [NEW] [-n N] [--clock continue|host] [--json]",
+    .usage = "clone REF [NEW] [-n N] [--clock continue|host] [--paused] [--json]",
     .details = "Each goes on from the same instant, with memory and disks of its own that take "
                "space only as they change. A running machine is saved first and goes on. Prints "
                "the names; ends with exit code 3 if only some could be made.",

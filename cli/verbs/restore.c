@@ -23,8 +23,8 @@ static int restore_running(struct cli *cli, const char *name, const struct machi
 {
     char hex[DIGEST_HEX_SIZE];
     _cleanup_json_ json_t *args =
-        json_pack("{s:s, s:s}", "checkpoint", digest_hex(&start->checkpoint, hex), "clock",
-                  machines_clock_choices[start->clock]);
+        json_pack("{s:s, s:s, s:b}", "checkpoint", digest_hex(&start->checkpoint, hex), "clock",
+                  machines_clock_choices[start->clock], "paused", start->paused);
 
     return machines_call(cli, name, "restore", args, -1, NULL, err);
 }
@@ -58,7 +58,10 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     _cleanup_(machine_reference_clear) struct machine_reference ref = {0};
     const char *reference = arguments_operand(args, 0);
     const bool discard = arguments_has(args, "discard");
-    struct machine_start start = {.clock = machines_clock(args)};
+    struct machine_start start = {
+        .clock = machines_clock(args),
+        .paused = arguments_has(args, "paused"),
+    };
     struct digest saved;
 
     int r = machine_reference_parse(reference, &ref, err);
@@ -81,6 +84,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
 static const struct option_spec options[] = {
     {.name = "discard", .help = "do not save the present state first"},
     MACHINES_OPTION_CLOCK,
+    MACHINES_OPTION_PAUSED,
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -88,10 +92,11 @@ static const struct option_spec options[] = {
 const struct command command_restore = {
     .name = "restore",
     .summary = "Put a machine back to one of its checkpoints",
-    .usage = "restore MACHINE[@NAME] [--discard] [--clock continue|host]",
+    .usage = "restore MACHINE[@NAME] [--discard] [--clock continue|host] [--paused]",
     .details = "Memory, devices and disks go back together. The present state becomes a "
                "checkpoint first, so that restore can be undone, unless --discard is given. A "
-               "stopped machine is started. Without @NAME it is the last checkpoint.",
+               "stopped machine is started. Without @NAME it is the last checkpoint. A paused "
+               "machine stays paused.",
     .example = "stasis restore web@before",
     .options = options,
     .operands = {{.name = "MACHINE", .completion = COMPLETE_REFERENCE}},

@@ -131,7 +131,10 @@ static int follow_up(struct cli *cli, const char *name, const struct arguments *
 static int run(struct cli *cli, const struct arguments *args, struct error *err)
 {
     _cleanup_free_ char *name = NULL;
-    struct machine_start start = {.clock = machines_clock(args)};
+    struct machine_start start = {
+        .clock = machines_clock(args),
+        .paused = arguments_has(args, "paused"),
+    };
     const char *wanted = arguments_text(args, "name", NULL);
     bool made = false;
     int escape;
@@ -160,6 +163,7 @@ static const struct option_spec options[] = {
     COLD_OPTIONS_FILES,
     COLD_OPTIONS_SIZE,
     MACHINES_OPTION_CLOCK,
+    MACHINES_OPTION_PAUSED,
     ATTACH_OPTION_ESCAPE,
     COMMAND_OPTION_JSON,
     {0},

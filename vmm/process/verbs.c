@@ -300,7 +300,7 @@ static int rebuild(struct process *p, const struct checkpoint_base *target, bool
 }
 
 static int restore(struct process *p, const struct checkpoint_base *target, bool clock_host,
-                   struct error *err)
+                   bool pause, struct error *err)
 {
     bool changed = false;
 
@@ -322,6 +322,8 @@ static int restore(struct process *p, const struct checkpoint_base *target, bool
         p->quit = true;
         p->quit_reason = "failed restore";
     } else {
+        if (r == 0 && pause)
+            p->paused = true;
         process_run_board(p);
     }
     return r;
@@ -332,11 +334,12 @@ static bool verb_restore(struct process *p, struct client *client, json_t *args)
     struct checkpoint_base target;
     struct error err;
     const char *clock = json_string_value(json_object_get(args, "clock"));
+    bool pause = json_is_true(json_object_get(args, "paused"));
     uint64_t before = clock_monotonic_ns();
 
     int r = read_target(p, args, &target, &err);
     if (r == 0)
-        r = restore(p, &target, clock != NULL && strcmp(clock, "host") == 0, &err);
+        r = restore(p, &target, clock != NULL && strcmp(clock, "host") == 0, pause, &err);
     if (r < 0)
         control_reply_error(p, client, &err);
     else
