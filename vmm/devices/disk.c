@@ -5,188 +5,129 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "imgfmt/page.h"
+#include "vmm/devices/overlay.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/falloc.h>
-#include <stdio.h>
-#include <sys/stat.h>
-
-/* A machine whose saves fail one after the other keeps its frozen overlays; past
- * this many the save is refused instead. */
-#define LAYERS_MAX 64
-
-struct layer {
-    unsigned number;
-    int data_fd;
-    int map_fd;
-    uint64_t *bits;
-    bool dirty; /* written since the last flush */
-};
 
 struct disk {
     char *dir;
+    int dir_fd;
     unsigned index;
     struct space *base;
     uint64_t size_bytes;
     uint64_t pages;
     bool read_only;
+    bool names_changed;   /* files were made or removed since the directory was synced */
+    int lost;             /* the flush that failed: negative errno */
+    unsigned next_number; /* never one that a file of this machine had */
     unsigned layer_count; /* oldest first; the last one takes writes */
-    struct layer layers[LAYERS_MAX];
+    struct overlay layers[DISK_OVERLAYS_MAX];
+    bool has_spare;
+    struct overlay spare; /* the next one, made before it is needed */
 };
 
-static uint64_t map_words(const struct disk *disk)
+static struct overlay *top(struct disk *disk)
 {
-    return div_round_up(disk->pages, 64);
+    return &disk->layers[disk->layer_count - 1];
 }
 
-static bool layer_has(const struct layer *layer, uint64_t page)
+/* ---- opening and closing ---- */
+
+static int make_spare(struct disk *disk, struct error *err)
 {
-    return (layer->bits[page / 64] >> (page % 64) & 1) != 0;
-}
-
-static char *layer_path(const char *dir, unsigned index, unsigned number, const char *suffix)
-{
-    return io_format("%s/disk%u.%u%s", dir, index, number, suffix);
-}
-
-static void layer_close(struct layer *layer)
-{
-    if (layer->data_fd >= 0)
-        close(layer->data_fd);
-    if (layer->map_fd >= 0)
-        close(layer->map_fd);
-    free(layer->bits);
-}
-
-static void layer_unlink(const struct disk *disk, const struct layer *layer)
-{
-    _cleanup_free_ char *data = layer_path(disk->dir, disk->index, layer->number, "");
-    _cleanup_free_ char *map = layer_path(disk->dir, disk->index, layer->number, ".map");
-
-    unlink(map); /* without its map a data file is nothing */
-    unlink(data);
-}
-
-/* Reads the map of an overlay that was there; a map cut short ends in zeros:
- * what it does not list was never flushed. */
-static int layer_load_map(const struct disk *disk, struct layer *layer)
-{
-    size_t bytes = map_words(disk) * sizeof(uint64_t);
-    size_t done = 0;
-
-    while (done < bytes) {
-        ssize_t n = pread(layer->map_fd, (uint8_t *)layer->bits + done, bytes - done, (off_t)done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            return 0;
-        done += (size_t)n;
-    }
-    return 0;
-}
-
-static int layer_open_files(const struct disk *disk, struct layer *layer, int flags)
-{
-    _cleanup_free_ char *data = layer_path(disk->dir, disk->index, layer->number, "");
-    _cleanup_free_ char *map = layer_path(disk->dir, disk->index, layer->number, ".map");
-
-    layer->data_fd = open(data, O_RDWR | O_CLOEXEC | flags, 0600);
-    if (layer->data_fd < 0)
-        return -errno;
-    layer->map_fd = open(map, O_RDWR | O_CLOEXEC | flags, 0600);
-    if (layer->map_fd < 0)
-        return -errno;
-    layer->bits = calloc(map_words(disk) + 1, sizeof(uint64_t));
-    if (layer->bits == NULL)
-        return -ENOMEM;
-    if (ftruncate(layer->data_fd, (off_t)(disk->pages * STASIS_PAGE_SIZE)) < 0)
-        return -errno;
-    return layer_load_map(disk, layer);
-}
-
-/* Opens (flags 0) or makes (O_CREAT | O_TRUNC) an overlay on top. */
-static int push_layer(struct disk *disk, unsigned number, int flags, struct error *err)
-{
-    if (disk->layer_count == LAYERS_MAX)
-        return error_set(err, STATUS_FAILED, ENOSPC, "disk %u has %d overlays that no save took",
-                         disk->index, LAYERS_MAX);
-    struct layer *layer = &disk->layers[disk->layer_count];
-    *layer = (struct layer){.number = number, .data_fd = -1, .map_fd = -1};
-
-    int r = layer_open_files(disk, layer, flags);
-    if (r < 0) {
-        layer_close(layer);
-        return error_errno(err, -r, "cannot open an overlay of disk %u in %s", disk->index,
+    if (disk->has_spare)
+        return 0;
+    int r =
+        overlay_open(disk->dir, disk->index, disk->next_number, disk->pages, true, &disk->spare);
+    disk->names_changed = true; /* also when half of it was made */
+    if (r < 0)
+        return error_errno(err, -r, "cannot make an overlay of disk %u in %s", disk->index,
                            disk->dir);
-    }
-    disk->layer_count++;
+    disk->next_number++;
+    disk->has_spare = true;
     return 0;
 }
 
-static int push_new_layer(struct disk *disk, struct error *err)
+static int push_spare(struct disk *disk, struct error *err)
 {
-    unsigned number = disk->layer_count == 0 ? 1 : disk->layers[disk->layer_count - 1].number + 1;
-
-    return push_layer(disk, number, O_CREAT | O_TRUNC, err);
+    int r = make_spare(disk, err);
+    if (r < 0)
+        return r;
+    disk->layers[disk->layer_count++] = disk->spare;
+    disk->has_spare = false;
+    return 0;
 }
 
-static int compare_numbers(const void *a, const void *b)
+static void forget_layer(struct disk *disk, struct overlay *overlay)
 {
-    unsigned left = *(const unsigned *)a;
-    unsigned right = *(const unsigned *)b;
-
-    return left < right ? -1 : left > right;
+    /* What cannot be unlinked now would hide what the base holds after a restart. */
+    int r = overlay_unlink(disk->dir, disk->index, overlay->number);
+    if (r < 0)
+        disk->lost = r;
+    disk->names_changed = true;
+    overlay_close(overlay);
 }
 
-/* Is this the map of an overlay ("diskN.K.map")? Then N and K. */
-static bool parse_map_name(const char *name, unsigned *index, unsigned *number)
+/* Room for one more, when no save has taken the frozen ones for long. */
+static int merge_top(struct disk *disk, struct error *err)
 {
-    int end = 0;
+    struct overlay *below = &disk->layers[disk->layer_count - 2];
 
-    return sscanf(name, "disk%u.%u.map%n", index, number, &end) == 2 && end > 0 &&
-           name[end] == '\0';
+    int r = overlay_merge(top(disk), below);
+    if (r < 0)
+        return error_errno(err, -r, "cannot join overlays of disk %u", disk->index);
+    forget_layer(disk, top(disk));
+    disk->layer_count--;
+    return 0;
 }
 
-static int find_layers(const struct disk *disk, unsigned numbers[LAYERS_MAX], size_t *count_out)
+static int keep_layer(struct disk *disk, unsigned number, struct error *err)
 {
-    _cleanup_closedir_ DIR *dir = opendir(disk->dir);
-    size_t count = 0;
-
-    if (dir == NULL)
-        return -errno;
-    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-        unsigned index, number;
-        if (!parse_map_name(entry->d_name, &index, &number) || index != disk->index)
-            continue;
-        if (count == LAYERS_MAX)
-            return -E2BIG;
-        numbers[count++] = number;
-    }
-    qsort(numbers, count, sizeof(numbers[0]), compare_numbers);
-    *count_out = count;
+    /* A machine that was killed may have left all and a spare one. */
+    int r = disk->layer_count == DISK_OVERLAYS_MAX ? merge_top(disk, err) : 0;
+    if (r < 0)
+        return r;
+    r = overlay_open(disk->dir, disk->index, number, disk->pages, false,
+                     &disk->layers[disk->layer_count]);
+    if (r < 0)
+        return error_errno(err, -r, "cannot open overlay %u of disk %u in %s", number, disk->index,
+                           disk->dir);
+    disk->layer_count++;
     return 0;
 }
 
 static int open_layers(struct disk *disk, bool keep, struct error *err)
 {
-    unsigned numbers[LAYERS_MAX];
+    _cleanup_free_ struct overlay_name *names = NULL;
     size_t count = 0;
 
-    int r = find_layers(disk, numbers, &count);
+    int r = overlay_list(disk->dir, &names, &count);
     if (r < 0)
         return error_errno(err, -r, "cannot look for overlays in %s", disk->dir);
     for (size_t i = 0; i < count; i++) {
-        if (!keep) {
-            layer_unlink(disk, &(struct layer){.number = numbers[i]});
+        if (names[i].disk != disk->index)
             continue;
-        }
-        if ((r = push_layer(disk, numbers[i], 0, err)) < 0)
+        disk->next_number = names[i].number + 1;
+        if (keep)
+            r = keep_layer(disk, names[i].number, err);
+        else if ((r = overlay_unlink(disk->dir, disk->index, names[i].number)) < 0)
+            error_errno(err, -r, "cannot remove an overlay in %s", disk->dir);
+        if (r < 0)
             return r;
+        disk->names_changed = true;
     }
-    return disk->layer_count > 0 ? 0 : push_new_layer(disk, err);
+    return disk->layer_count > 0 ? 0 : push_spare(disk, err);
+}
+
+static int open_disk(struct disk *disk, bool keep, struct error *err)
+{
+    if (disk->read_only)
+        return 0;
+    disk->dir_fd = open(disk->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (disk->dir_fd < 0)
+        return error_errno(err, errno, "cannot open %s", disk->dir);
+    return open_layers(disk, keep, err);
 }
 
 int disk_open(const char *dir, unsigned index, struct space *base, bool read_only, bool keep,
@@ -198,12 +139,14 @@ int disk_open(const char *dir, unsigned index, struct space *base, bool read_onl
         return error_errno(err, ENOMEM, "cannot open disk %u", index);
     }
     disk->dir = io_format("%s", dir);
+    disk->dir_fd = -1;
     disk->index = index;
     disk->base = base;
     disk->size_bytes = space_size_bytes(base);
     disk->pages = space_page_count(base);
     disk->read_only = read_only;
-    int r = read_only ? 0 : open_layers(disk, keep, err);
+    disk->next_number = 1;
+    int r = open_disk(disk, keep, err);
     if (r < 0) {
         disk_close(disk);
         return r;
@@ -212,23 +155,21 @@ int disk_open(const char *dir, unsigned index, struct space *base, bool read_onl
     return 0;
 }
 
-/* Writes the maps out without waiting: an orderly end loses nothing that the
- * guest wrote, even what it did not flush. */
-static void write_maps(struct disk *disk)
-{
-    for (unsigned i = 0; i < disk->layer_count; i++)
-        if (disk->layers[i].dirty)
-            (void)io_pwrite_full(disk->layers[i].map_fd, disk->layers[i].bits,
-                                 map_words(disk) * sizeof(uint64_t), 0);
-}
-
 void disk_close(struct disk *disk)
 {
     if (disk == NULL)
         return;
-    write_maps(disk);
+    if (disk->has_spare)
+        forget_layer(disk, &disk->spare);
+    /* An orderly end loses nothing that the guest wrote, even what it did not flush.
+     * Data before map, here too: a page that is listed and not there would be one
+     * that the guest never wrote. */
+    if (disk->layer_count > 0)
+        (void)disk_flush(disk);
     for (unsigned i = 0; i < disk->layer_count; i++)
-        layer_close(&disk->layers[i]);
+        overlay_close(&disk->layers[i]);
+    if (disk->dir_fd >= 0)
+        close(disk->dir_fd);
     space_close(disk->base);
     free(disk->dir);
     free(disk);
@@ -244,18 +185,20 @@ bool disk_is_read_only(const struct disk *disk)
     return disk->read_only;
 }
 
+/* ---- reading ---- */
+
 /* The newest overlay that has the page, or NULL. */
-static struct layer *find_layer(struct disk *disk, uint64_t page)
+static struct overlay *find_layer(struct disk *disk, uint64_t page)
 {
     for (unsigned i = disk->layer_count; i > 0; i--)
-        if (layer_has(&disk->layers[i - 1], page))
+        if (overlay_has(&disk->layers[i - 1], page))
             return &disk->layers[i - 1];
     return NULL;
 }
 
 /* Pages from `page` on that come from the same place, at most `limit`. */
 static uint64_t run_length(struct disk *disk, uint64_t page, uint64_t limit,
-                           const struct layer *from)
+                           const struct overlay *from)
 {
     uint64_t n = 1;
 
@@ -273,10 +216,10 @@ int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length)
     while (length > 0) {
         uint64_t page = offset / STASIS_PAGE_SIZE;
         uint64_t last = (offset + length - 1) / STASIS_PAGE_SIZE;
-        struct layer *from = find_layer(disk, page);
+        struct overlay *from = find_layer(disk, page);
         uint64_t run = run_length(disk, page, last - page + 1, from);
         size_t n = (size_t)min_u64(length, (page + run) * STASIS_PAGE_SIZE - offset);
-        int r = from != NULL ? io_pread_full(from->data_fd, p, n, offset)
+        int r = from != NULL ? overlay_read(from, offset, p, n)
                              : space_read(disk->base, offset, p, n, NULL);
         if (r < 0)
             return r;
@@ -287,17 +230,7 @@ int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length)
     return 0;
 }
 
-static struct layer *top(struct disk *disk)
-{
-    return &disk->layers[disk->layer_count - 1];
-}
-
-static void mark_present(struct layer *layer, uint64_t first, uint64_t count)
-{
-    for (uint64_t page = first; page < first + count; page++)
-        layer->bits[page / 64] |= 1ull << (page % 64);
-    layer->dirty = true;
-}
+/* ---- writing ---- */
 
 /* A page that is written in part is completed in the overlay first. */
 static int write_part(struct disk *disk, uint64_t offset, const void *buf, size_t length)
@@ -305,27 +238,24 @@ static int write_part(struct disk *disk, uint64_t offset, const void *buf, size_
     uint64_t page = offset / STASIS_PAGE_SIZE;
     uint64_t start = page * STASIS_PAGE_SIZE;
     uint8_t bytes[STASIS_PAGE_SIZE] = {0};
-    struct layer *layer = top(disk);
 
-    if (layer_has(layer, page)) {
-        layer->dirty = true;
-        return io_pwrite_full(layer->data_fd, buf, length, offset);
-    }
+    if (overlay_has(top(disk), page))
+        return overlay_write(top(disk), offset, buf, length);
     int r = disk_read(disk, start, bytes, min_u64(sizeof(bytes), disk->size_bytes - start));
     if (r < 0)
         return r;
     memcpy(bytes + (offset - start), buf, length);
-    r = io_pwrite_full(layer->data_fd, bytes, sizeof(bytes), start);
+    r = overlay_write(top(disk), start, bytes, sizeof(bytes));
     if (r == 0)
-        mark_present(layer, page, 1);
+        overlay_mark_pages(top(disk), page, 1);
     return r;
 }
 
 static int write_whole(struct disk *disk, uint64_t offset, const void *buf, size_t length)
 {
-    int r = io_pwrite_full(top(disk)->data_fd, buf, length, offset);
+    int r = overlay_write(top(disk), offset, buf, length);
     if (r == 0)
-        mark_present(top(disk), offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
+        overlay_mark_pages(top(disk), offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
     return r;
 }
 
@@ -361,13 +291,60 @@ int disk_write(struct disk *disk, uint64_t offset, const void *buf, size_t lengt
     return 0;
 }
 
+/* Where the base has its next page that is not zero; asked for in order. */
+struct base_cursor {
+    uint64_t next;
+    bool valid;
+};
+
+static int base_has_page(struct disk *disk, struct base_cursor *cursor, uint64_t first,
+                         uint64_t end, bool *has_out)
+{
+    struct page_ref ref;
+
+    if (!cursor->valid || cursor->next < first) {
+        int r = space_next(disk->base, first, &cursor->next, &ref, NULL);
+        if (r < 0)
+            return r;
+        if (r == 0)
+            cursor->next = UINT64_MAX;
+        cursor->valid = true;
+    }
+    *has_out = cursor->next < end;
+    return 0;
+}
+
+/* Of the pages of one word of the map that mask names, notes those that something
+ * below would show. Deciding for the word as a whole is enough: a few zero pages too
+ * many do no harm, a whole disk of them (mkfs discards it all) would. */
+static int mark_zeros(struct disk *disk, struct base_cursor *cursor, uint64_t word, uint64_t mask)
+{
+    bool below = false;
+
+    for (unsigned i = 0; i + 1 < disk->layer_count && !below; i++)
+        below = (disk->layers[i].bits[word] & mask) != 0;
+    int r = below ? 0
+                  : base_has_page(disk, cursor, word * 64, min_u64((word + 1) * 64, disk->pages),
+                                  &below);
+    if (r == 0 && below)
+        overlay_mark(top(disk), word, mask);
+    return r;
+}
+
 static int zero_whole(struct disk *disk, uint64_t offset, uint64_t length)
 {
-    if (fallocate(top(disk)->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-                  (off_t)length) < 0)
-        return -errno;
-    mark_present(top(disk), offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
-    return 0;
+    uint64_t page = offset / STASIS_PAGE_SIZE;
+    uint64_t end = page + length / STASIS_PAGE_SIZE;
+    struct base_cursor cursor = {0};
+
+    int r = top(disk)->used ? overlay_punch(top(disk), offset, length) : 0;
+    while (r == 0 && page < end) {
+        uint64_t shift = page % 64;
+        uint64_t n = min_u64(64 - shift, end - page);
+        r = mark_zeros(disk, &cursor, page / 64, (n == 64 ? ~0ull : (1ull << n) - 1) << shift);
+        page += n;
+    }
+    return r;
 }
 
 int disk_zero(struct disk *disk, uint64_t offset, uint64_t length)
@@ -390,36 +367,46 @@ int disk_zero(struct disk *disk, uint64_t offset, uint64_t length)
     return 0;
 }
 
-static int layer_flush(const struct disk *disk, struct layer *layer)
+/* ---- flushing ---- */
+
+/* An overlay whose files a power cut could still bring back, or take away, is as bad
+ * as data that is not written. */
+static int sync_names(struct disk *disk)
 {
-    if (!layer->dirty)
-        return 0;
-    if (fdatasync(layer->data_fd) < 0)
-        return -errno;
-    int r = io_pwrite_full(layer->map_fd, layer->bits, map_words(disk) * sizeof(uint64_t), 0);
-    if (r < 0)
-        return r;
-    if (fdatasync(layer->map_fd) < 0)
-        return -errno;
-    layer->dirty = false;
-    return 0;
+    int r = disk->names_changed ? io_sync_dir(disk->dir_fd) : 0;
+    if (r == 0)
+        disk->names_changed = false;
+    return r;
 }
 
 int disk_flush(struct disk *disk)
 {
-    for (unsigned i = 0; i < disk->layer_count; i++) {
-        int r = layer_flush(disk, &disk->layers[i]);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    int r = disk->lost;
+
+    for (unsigned i = 0; r == 0 && i < disk->layer_count; i++)
+        r = overlay_flush(&disk->layers[i]);
+    if (r == 0)
+        r = sync_names(disk);
+    disk->lost = r;
+    return r;
+}
+
+/* ---- checkpoints ---- */
+
+int disk_prepare_freeze(struct disk *disk, struct error *err)
+{
+    if (disk->read_only || !top(disk)->used)
+        return 0;
+    int r = disk->layer_count == DISK_OVERLAYS_MAX ? merge_top(disk, err) : 0;
+    return r < 0 ? r : make_spare(disk, err);
 }
 
 int disk_freeze(struct disk *disk, struct error *err)
 {
-    if (disk->read_only)
-        return 0;
-    return push_new_layer(disk, err);
+    if (disk->read_only || !top(disk)->used)
+        return 0; /* the empty one on top can take the writes to come */
+    int r = disk_prepare_freeze(disk, err);
+    return r < 0 ? r : push_spare(disk, err);
 }
 
 bool disk_has_frozen(const struct disk *disk)
@@ -427,27 +414,35 @@ bool disk_has_frozen(const struct disk *disk)
     return disk->layer_count > 1;
 }
 
+static int visit_frozen(struct disk *disk, unsigned frozen, uint64_t page,
+                        int (*visit)(uint64_t page, const void *bytes, void *context),
+                        void *context, struct error *err)
+{
+    uint8_t bytes[STASIS_PAGE_SIZE];
+    unsigned i = frozen;
+
+    while (!overlay_has(&disk->layers[i - 1], page))
+        i--;
+    int r = overlay_read(&disk->layers[i - 1], page * STASIS_PAGE_SIZE, bytes, sizeof(bytes));
+    if (r < 0)
+        return error_errno(err, -r, "cannot read the overlay of disk %u", disk->index);
+    return visit(page, page_is_zero(bytes) ? NULL : bytes, context);
+}
+
 int disk_frozen_each(struct disk *disk,
                      int (*visit)(uint64_t page, const void *bytes, void *context), void *context,
                      struct error *err)
 {
     unsigned frozen = disk->layer_count > 0 ? disk->layer_count - 1 : 0;
-    uint8_t bytes[STASIS_PAGE_SIZE];
+    uint64_t words = frozen > 0 ? overlay_words(&disk->layers[0]) : 0;
 
-    for (uint64_t word = 0; word < map_words(disk); word++) {
+    for (uint64_t word = 0; word < words; word++) {
         uint64_t any = 0;
         for (unsigned i = 0; i < frozen; i++)
             any |= disk->layers[i].bits[word];
         for (; any != 0; any &= any - 1) {
-            uint64_t page = word * 64 + (uint64_t)__builtin_ctzll(any);
-            unsigned i = frozen;
-            while (!layer_has(&disk->layers[i - 1], page))
-                i--;
-            int r = io_pread_full(disk->layers[i - 1].data_fd, bytes, sizeof(bytes),
-                                  page * STASIS_PAGE_SIZE);
-            if (r < 0)
-                return error_errno(err, -r, "cannot read the overlay of disk %u", disk->index);
-            r = visit(page, page_is_zero(bytes) ? NULL : bytes, context);
+            int r = visit_frozen(disk, frozen, word * 64 + (uint64_t)__builtin_ctzll(any), visit,
+                                 context, err);
             if (r != 0)
                 return r;
         }
@@ -455,20 +450,19 @@ int disk_frozen_each(struct disk *disk,
     return 0;
 }
 
-static void drop_layers(struct disk *disk, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        layer_unlink(disk, &disk->layers[i]);
-        layer_close(&disk->layers[i]);
-    }
-    disk->layer_count -= count;
-    memmove(disk->layers, disk->layers + count, disk->layer_count * sizeof(disk->layers[0]));
-}
-
 void disk_rebase(struct disk *disk, struct space *base)
 {
-    if (disk->layer_count > 1)
-        drop_layers(disk, disk->layer_count - 1);
+    unsigned frozen = disk->layer_count > 0 ? disk->layer_count - 1 : 0;
+
+    /* Oldest first, one after the other: an older one alone would bring back what a
+     * newer one replaced. */
+    for (unsigned i = 0; i < frozen; i++) {
+        forget_layer(disk, &disk->layers[i]);
+        if (i + 1 < frozen)
+            (void)sync_names(disk);
+    }
+    disk->layer_count -= frozen;
+    memmove(disk->layers, disk->layers + frozen, disk->layer_count * sizeof(disk->layers[0]));
     space_close(disk->base);
     disk->base = base;
 }
@@ -479,25 +473,29 @@ int disk_reset(struct disk *disk, struct space *base, struct error *err)
     disk->base = base;
     if (disk->read_only)
         return 0;
-    drop_layers(disk, disk->layer_count);
-    return push_new_layer(disk, err);
+    disk->lost = 0;
+    /* Newest first: what is left at any moment is a state that the disk once had. */
+    for (; disk->layer_count > 0; disk->layer_count--)
+        forget_layer(disk, top(disk));
+    int r = push_spare(disk, err);
+    if (r < 0)
+        return r;
+    r = disk_flush(disk);
+    return r < 0 ? error_errno(err, -r, "cannot forget what disk %u held", disk->index) : 0;
 }
 
-int disk_remove_overlays(const char *dir_path, struct error *err)
+int disk_remove_overlays(const char *dir, struct error *err)
 {
-    _cleanup_closedir_ DIR *dir = opendir(dir_path);
+    _cleanup_free_ struct overlay_name *names = NULL;
+    _cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    size_t count = 0;
 
-    if (dir == NULL)
-        return error_errno(err, errno, "cannot look for overlays in %s", dir_path);
-    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-        unsigned index, number;
-        if (!parse_map_name(entry->d_name, &index, &number))
-            continue;
-        _cleanup_free_ char *data = layer_path(dir_path, index, number, "");
-        _cleanup_free_ char *map = layer_path(dir_path, index, number, ".map");
-        if (unlink(map) < 0 || (unlink(data) < 0 && errno != ENOENT))
-            return error_errno(err, errno, "cannot remove %s", data);
-    }
-    int r = io_sync_dir(dirfd(dir));
-    return r < 0 ? error_errno(err, -r, "cannot sync %s", dir_path) : 0;
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open %s", dir);
+    int r = overlay_list(dir, &names, &count);
+    for (size_t i = count; r == 0 && i > 0; i--) /* newest first, as in disk_reset() */
+        r = overlay_unlink(dir, names[i - 1].disk, names[i - 1].number);
+    if (r == 0)
+        r = io_sync_dir(fd);
+    return r < 0 ? error_errno(err, -r, "cannot remove the overlays in %s", dir) : 0;
 }

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A machine's disk: what its checkpoint's map says, under overlays that hold
- * what was written since.
+ * A machine's disk: what its checkpoint's map says, under overlays (overlay.h) that
+ * hold what was written since.
  *
- *   DIR/diskN.K      sparse file, page p of the disk at offset 4096 p
- *   DIR/diskN.K.map  one bit a page: is it in this overlay?
- *
- * Writes go to the newest overlay (highest K). A checkpoint freezes it and puts
- * a new one on top; when the frozen ones are in the store, disk_rebase() drops
- * them. A flush makes all acknowledged writes durable: data first, then the map
- * that makes them visible after a crash. Not thread-safe but for
- * disk_frozen_each(), which another thread may run meanwhile.
+ * Writes go to the newest overlay. A checkpoint freezes it and puts a new one on
+ * top; when the frozen ones are in the store, disk_rebase() drops them. A flush
+ * makes all acknowledged writes durable. Not thread-safe but for
+ * disk_frozen_each(), which another thread may run while the disk is read and
+ * written, but not frozen, rebased or reset.
  */
 #ifndef STASIS_VMM_DEVICES_DISK_H
 #define STASIS_VMM_DEVICES_DISK_H
@@ -21,6 +18,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Overlays a disk keeps when one save after the other fails; from then on the
+ * newest two become one. */
+#define DISK_OVERLAYS_MAX 16u
+
 struct disk;
 
 /*
@@ -30,6 +31,8 @@ struct disk;
  */
 int disk_open(const char *dir, unsigned index, struct space *base, bool read_only, bool keep,
               struct disk **out, struct error *err);
+
+/* Makes what was written durable, as far as that is possible, and frees the disk. */
 void disk_close(struct disk *disk);
 
 uint64_t disk_size_bytes(const struct disk *disk);
@@ -38,11 +41,18 @@ bool disk_is_read_only(const struct disk *disk);
 /* Byte ranges inside the disk, in sectors' multiples or not. */
 int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length);
 int disk_write(struct disk *disk, uint64_t offset, const void *buf, size_t length);
-/* The range reads as zeros afterwards; whole pages of it take no space. */
+/* The range reads as zeros afterwards; whole pages of it take no space, and where
+ * there were zeros already nothing is done. */
 int disk_zero(struct disk *disk, uint64_t offset, uint64_t length);
+
+/* A flush that has failed once fails for ever: what was lost stays lost, though the
+ * kernel would call the next one a success. */
 int disk_flush(struct disk *disk);
 
 /* ---- checkpoints ---- */
+
+/* Does what disk_freeze() would need time for: makes the next overlay's files. */
+int disk_prepare_freeze(struct disk *disk, struct error *err);
 
 /* Freezes what was written so far. The frozen set grows until disk_rebase(). */
 int disk_freeze(struct disk *disk, struct error *err);
@@ -57,7 +67,8 @@ bool disk_has_frozen(const struct disk *disk);
 /* The frozen overlays are in base now (owned by the disk from then on). */
 void disk_rebase(struct disk *disk, struct space *base);
 
-/* Puts the disk to base (owned by the disk from then on) and forgets all overlays. */
+/* Puts the disk to base (owned by the disk from then on) and forgets all overlays,
+ * durably. */
 int disk_reset(struct disk *disk, struct space *base, struct error *err);
 
 /* Removes the overlays of all disks of the machine in dir, durably. */

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/devices/overlay.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "imgfmt/page.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+
+/* Words of the map in one page of its file: the unit in which it is written. */
+enum { WORDS_PER_BLOCK = STASIS_PAGE_SIZE / sizeof(uint64_t) };
+
+static char *overlay_path(const char *dir, unsigned disk, unsigned number, const char *suffix)
+{
+    return io_format("%s/disk%u.%u%s", dir, disk, number, suffix);
+}
+
+static uint64_t map_blocks(const struct overlay *overlay)
+{
+    return div_round_up(overlay_words(overlay), WORDS_PER_BLOCK);
+}
+
+/* Bits behind the last page mean nothing: whoever goes through the map need not
+ * look for them. */
+static void clear_tail(struct overlay *overlay)
+{
+    if (overlay->pages % 64 != 0)
+        overlay->bits[overlay->pages / 64] &= (1ull << (overlay->pages % 64)) - 1;
+}
+
+/* A map cut short ends in zeros: what it does not list was never flushed. */
+static int load_map(struct overlay *overlay)
+{
+    size_t bytes = overlay_words(overlay) * sizeof(uint64_t);
+
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n =
+            pread(overlay->map_fd, (uint8_t *)overlay->bits + done, bytes - done, (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        done += (size_t)n;
+    }
+    clear_tail(overlay);
+    for (uint64_t i = 0; i < overlay_words(overlay) && !overlay->used; i++)
+        overlay->used = overlay->bits[i] != 0;
+    return 0;
+}
+
+static int open_files(struct overlay *overlay, const char *dir, unsigned disk, bool create)
+{
+    _cleanup_free_ char *data = overlay_path(dir, disk, overlay->number, "");
+    _cleanup_free_ char *map = overlay_path(dir, disk, overlay->number, ".map");
+    int flags = O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0);
+
+    overlay->data_fd = open(data, flags, 0600);
+    if (overlay->data_fd < 0)
+        return -errno;
+    overlay->map_fd = open(map, flags, 0600);
+    if (overlay->map_fd < 0)
+        return -errno;
+    overlay->bits = calloc(overlay_words(overlay) + 1, sizeof(uint64_t));
+    overlay->changed = calloc(map_blocks(overlay) / 64 + 1, sizeof(uint64_t));
+    if (overlay->bits == NULL || overlay->changed == NULL)
+        return -ENOMEM;
+    if (ftruncate(overlay->data_fd, (off_t)(overlay->pages * STASIS_PAGE_SIZE)) < 0)
+        return -errno;
+    return create ? 0 : load_map(overlay);
+}
+
+int overlay_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
+                 struct overlay *out)
+{
+    struct overlay overlay = {.number = number, .pages = pages, .data_fd = -1, .map_fd = -1};
+
+    int r = open_files(&overlay, dir, disk, create);
+    if (r < 0)
+        overlay_close(&overlay);
+    else
+        *out = overlay;
+    return r;
+}
+
+void overlay_close(struct overlay *overlay)
+{
+    if (overlay->data_fd >= 0)
+        close(overlay->data_fd);
+    if (overlay->map_fd >= 0)
+        close(overlay->map_fd);
+    free(overlay->bits);
+    free(overlay->changed);
+}
+
+int overlay_unlink(const char *dir, unsigned disk, unsigned number)
+{
+    _cleanup_free_ char *data = overlay_path(dir, disk, number, "");
+    _cleanup_free_ char *map = overlay_path(dir, disk, number, ".map");
+
+    if (unlink(map) < 0 && errno != ENOENT)
+        return -errno;
+    return unlink(data) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* ---- finding them ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+    const struct overlay_name *left = a;
+    const struct overlay_name *right = b;
+
+    if (left->disk != right->disk)
+        return left->disk < right->disk ? -1 : 1;
+    return left->number < right->number ? -1 : left->number > right->number;
+}
+
+/* Is this the map of an overlay ("diskN.K.map")? */
+static bool parse_map_name(const char *text, struct overlay_name *out)
+{
+    int end = 0;
+
+    return sscanf(text, "disk%u.%u.map%n", &out->disk, &out->number, &end) == 2 && end > 0 &&
+           text[end] == '\0';
+}
+
+int overlay_list(const char *dir_path, struct overlay_name **out, size_t *count_out)
+{
+    _cleanup_closedir_ DIR *dir = opendir(dir_path);
+    _cleanup_free_ struct overlay_name *names = NULL;
+    size_t count = 0;
+
+    if (dir == NULL)
+        return -errno;
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        struct overlay_name name;
+        if (!parse_map_name(entry->d_name, &name))
+            continue;
+        struct overlay_name *more = reallocarray(names, count + 1, sizeof(*names));
+        if (more == NULL)
+            return -ENOMEM;
+        names = more;
+        names[count++] = name;
+    }
+    if (count > 0)
+        qsort(names, count, sizeof(*names), compare_names);
+    *out = steal_pointer(names);
+    *count_out = count;
+    return 0;
+}
+
+/* ---- what it holds ---- */
+
+void overlay_mark(struct overlay *overlay, uint64_t word, uint64_t mask)
+{
+    if ((mask & ~overlay->bits[word]) == 0)
+        return;
+    overlay->bits[word] |= mask;
+    overlay->changed[word / WORDS_PER_BLOCK / 64] |= 1ull << (word / WORDS_PER_BLOCK % 64);
+    overlay->used = true;
+    overlay->unsynced = true;
+}
+
+void overlay_mark_pages(struct overlay *overlay, uint64_t first, uint64_t count)
+{
+    while (count > 0) {
+        uint64_t shift = first % 64;
+        uint64_t n = min_u64(64 - shift, count);
+        overlay_mark(overlay, first / 64, (n == 64 ? ~0ull : (1ull << n) - 1) << shift);
+        first += n;
+        count -= n;
+    }
+}
+
+int overlay_write(struct overlay *overlay, uint64_t offset, const void *buf, size_t length)
+{
+    overlay->unsynced = true; /* also when only a part gets written */
+    return io_pwrite_full(overlay->data_fd, buf, length, offset);
+}
+
+int overlay_punch(struct overlay *overlay, uint64_t offset, uint64_t length)
+{
+    overlay->unsynced = true;
+    return fallocate(overlay->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                     (off_t)length) < 0
+               ? -errno
+               : 0;
+}
+
+int overlay_read(const struct overlay *overlay, uint64_t offset, void *buf, size_t length)
+{
+    return io_pread_full(overlay->data_fd, buf, length, offset);
+}
+
+/* ---- durability ---- */
+
+static int write_block(struct overlay *overlay, uint64_t block)
+{
+    uint64_t first = block * WORDS_PER_BLOCK;
+    uint64_t words = min_u64(WORDS_PER_BLOCK, overlay_words(overlay) - first);
+
+    return io_pwrite_full(overlay->map_fd, overlay->bits + first, words * sizeof(uint64_t),
+                          first * sizeof(uint64_t));
+}
+
+static int write_changed(struct overlay *overlay, bool *any_out)
+{
+    uint64_t words = map_blocks(overlay) / 64 + 1;
+
+    for (uint64_t i = 0; i < words; i++)
+        for (uint64_t word = overlay->changed[i]; word != 0; word &= word - 1) {
+            int r = write_block(overlay, i * 64 + (uint64_t)__builtin_ctzll(word));
+            if (r < 0)
+                return r;
+            *any_out = true;
+        }
+    return 0;
+}
+
+int overlay_flush(struct overlay *overlay)
+{
+    bool any = false;
+
+    if (!overlay->unsynced)
+        return 0;
+    if (fdatasync(overlay->data_fd) < 0)
+        return -errno;
+    int r = write_changed(overlay, &any);
+    if (r < 0)
+        return r;
+    if (any && fdatasync(overlay->map_fd) < 0)
+        return -errno;
+    memset(overlay->changed, 0, (map_blocks(overlay) / 64 + 1) * sizeof(uint64_t));
+    overlay->unsynced = false;
+    return 0;
+}
+
+static int copy_page(const struct overlay *from, struct overlay *into, uint64_t page)
+{
+    uint8_t bytes[STASIS_PAGE_SIZE];
+    uint64_t offset = page * STASIS_PAGE_SIZE;
+
+    int r = overlay_read(from, offset, bytes, sizeof(bytes));
+    if (r < 0)
+        return r;
+    return page_is_zero(bytes) ? overlay_punch(into, offset, sizeof(bytes))
+                               : overlay_write(into, offset, bytes, sizeof(bytes));
+}
+
+int overlay_merge(const struct overlay *from, struct overlay *into)
+{
+    for (uint64_t i = 0; i < overlay_words(from); i++) {
+        for (uint64_t word = from->bits[i]; word != 0; word &= word - 1) {
+            int r = copy_page(from, into, i * 64 + (uint64_t)__builtin_ctzll(word));
+            if (r < 0)
+                return r;
+        }
+        overlay_mark(into, i, from->bits[i]);
+    }
+    return overlay_flush(into);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One overlay of a disk: the pages written to it, and which they are.
+ *
+ *   DIR/diskN.K      sparse file, page p of the disk at offset 4096 p
+ *   DIR/diskN.K.map  one bit a page: is it in this overlay?
+ *
+ * After a crash an overlay holds what it held at its last flush, and later writes
+ * to pages it had by then. Not thread-safe; reading one that is no longer written
+ * is.
+ */
+#ifndef STASIS_VMM_DEVICES_OVERLAY_H
+#define STASIS_VMM_DEVICES_OVERLAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct overlay {
+    unsigned number; /* K */
+    int data_fd;
+    int map_fd;
+    uint64_t pages;
+    uint64_t *bits;    /* the map as it shall be */
+    uint64_t *changed; /* one bit a page of the map's file that must be written */
+    bool used;         /* has a page */
+    bool unsynced;     /* data was written since the last flush */
+};
+
+/* Opens overlay `number` of disk `disk` in dir, which is there, or makes it anew
+ * (create). On failure *out is not to be used. */
+int overlay_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
+                 struct overlay *out);
+void overlay_close(struct overlay *overlay);
+
+/* Removes its files; the map first, without which the data is nothing. -ENOENT is
+ * fine. */
+int overlay_unlink(const char *dir, unsigned disk, unsigned number);
+
+struct overlay_name {
+    unsigned disk;
+    unsigned number;
+};
+
+/* Lists the overlays of all disks in dir, by disk, oldest first; the caller frees. */
+int overlay_list(const char *dir, struct overlay_name **out, size_t *count_out);
+
+static inline uint64_t overlay_words(const struct overlay *overlay)
+{
+    return overlay->pages / 64 + (overlay->pages % 64 != 0);
+}
+
+static inline bool overlay_has(const struct overlay *overlay, uint64_t page)
+{
+    return (overlay->bits[page / 64] >> (page % 64) & 1) != 0;
+}
+
+/* Notes the pages 64 word + n, for each bit n of mask, as present. */
+void overlay_mark(struct overlay *overlay, uint64_t word, uint64_t mask);
+void overlay_mark_pages(struct overlay *overlay, uint64_t first, uint64_t count);
+
+/* Writes data without noting pages: that comes after, when all of a page is there. */
+int overlay_write(struct overlay *overlay, uint64_t offset, const void *buf, size_t length);
+/* The same with zeros, which take no space. */
+int overlay_punch(struct overlay *overlay, uint64_t offset, uint64_t length);
+int overlay_read(const struct overlay *overlay, uint64_t offset, void *buf, size_t length);
+
+/* Makes everything durable: the data, then the changed part of the map. */
+int overlay_flush(struct overlay *overlay);
+
+/* Copies all pages of `from` into `into`, which then has them durably. */
+int overlay_merge(const struct overlay *from, struct overlay *into);
+
+#endif
