@@ -5,7 +5,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "imgfmt/page.h"
-#include "vmm/devices/overlay.h"
+#include "vmm/devices/disk_layer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,12 +22,12 @@ struct disk {
     int lost;             /* the flush that failed: negative errno */
     unsigned next_number; /* never one that a file of this machine had */
     unsigned layer_count; /* oldest first; the last one takes writes */
-    struct overlay layers[DISK_OVERLAYS_MAX];
+    struct disk_layer layers[DISK_OVERLAYS_MAX];
     bool has_spare;
-    struct overlay spare; /* the next one, made before it is needed */
+    struct disk_layer spare; /* the next one, made before it is needed */
 };
 
-static struct overlay *top(struct disk *disk)
+static struct disk_layer *top(struct disk *disk)
 {
     return &disk->layers[disk->layer_count - 1];
 }
@@ -39,7 +39,7 @@ static int make_spare(struct disk *disk, struct error *err)
     if (disk->has_spare)
         return 0;
     int r =
-        overlay_open(disk->dir, disk->index, disk->next_number, disk->pages, true, &disk->spare);
+        disk_layer_open(disk->dir, disk->index, disk->next_number, disk->pages, true, &disk->spare);
     disk->names_changed = true; /* also when half of it was made */
     if (r < 0)
         return error_errno(err, -r, "cannot make an overlay of disk %u in %s", disk->index,
@@ -59,22 +59,22 @@ static int push_spare(struct disk *disk, struct error *err)
     return 0;
 }
 
-static void forget_layer(struct disk *disk, struct overlay *overlay)
+static void forget_layer(struct disk *disk, struct disk_layer *overlay)
 {
     /* What cannot be unlinked now would hide what the base holds after a restart. */
-    int r = overlay_unlink(disk->dir, disk->index, overlay->number);
+    int r = disk_layer_unlink(disk->dir, disk->index, overlay->number);
     if (r < 0)
         disk->lost = r;
     disk->names_changed = true;
-    overlay_close(overlay);
+    disk_layer_close(overlay);
 }
 
 /* Room for one more, when no save has taken the frozen ones for long. */
 static int merge_top(struct disk *disk, struct error *err)
 {
-    struct overlay *below = &disk->layers[disk->layer_count - 2];
+    struct disk_layer *below = &disk->layers[disk->layer_count - 2];
 
-    int r = overlay_merge(top(disk), below);
+    int r = disk_layer_merge(top(disk), below);
     if (r < 0)
         return error_errno(err, -r, "cannot join overlays of disk %u", disk->index);
     forget_layer(disk, top(disk));
@@ -88,8 +88,8 @@ static int keep_layer(struct disk *disk, unsigned number, struct error *err)
     int r = disk->layer_count == DISK_OVERLAYS_MAX ? merge_top(disk, err) : 0;
     if (r < 0)
         return r;
-    r = overlay_open(disk->dir, disk->index, number, disk->pages, false,
-                     &disk->layers[disk->layer_count]);
+    r = disk_layer_open(disk->dir, disk->index, number, disk->pages, false,
+                        &disk->layers[disk->layer_count]);
     if (r < 0)
         return error_errno(err, -r, "cannot open overlay %u of disk %u in %s", number, disk->index,
                            disk->dir);
@@ -99,10 +99,10 @@ static int keep_layer(struct disk *disk, unsigned number, struct error *err)
 
 static int open_layers(struct disk *disk, bool keep, struct error *err)
 {
-    _cleanup_free_ struct overlay_name *names = NULL;
+    _cleanup_free_ struct disk_layer_name *names = NULL;
     size_t count = 0;
 
-    int r = overlay_list(disk->dir, &names, &count);
+    int r = disk_layer_list(disk->dir, &names, &count);
     if (r < 0)
         return error_errno(err, -r, "cannot look for overlays in %s", disk->dir);
     for (size_t i = 0; i < count; i++) {
@@ -111,7 +111,7 @@ static int open_layers(struct disk *disk, bool keep, struct error *err)
         disk->next_number = names[i].number + 1;
         if (keep)
             r = keep_layer(disk, names[i].number, err);
-        else if ((r = overlay_unlink(disk->dir, disk->index, names[i].number)) < 0)
+        else if ((r = disk_layer_unlink(disk->dir, disk->index, names[i].number)) < 0)
             error_errno(err, -r, "cannot remove an overlay in %s", disk->dir);
         if (r < 0)
             return r;
@@ -167,7 +167,7 @@ void disk_close(struct disk *disk)
     if (disk->layer_count > 0)
         (void)disk_flush(disk);
     for (unsigned i = 0; i < disk->layer_count; i++)
-        overlay_close(&disk->layers[i]);
+        disk_layer_close(&disk->layers[i]);
     if (disk->dir_fd >= 0)
         close(disk->dir_fd);
     space_close(disk->base);
@@ -188,17 +188,17 @@ bool disk_is_read_only(const struct disk *disk)
 /* ---- reading ---- */
 
 /* The newest overlay that has the page, or NULL. */
-static struct overlay *find_layer(struct disk *disk, uint64_t page)
+static struct disk_layer *find_layer(struct disk *disk, uint64_t page)
 {
     for (unsigned i = disk->layer_count; i > 0; i--)
-        if (overlay_has(&disk->layers[i - 1], page))
+        if (disk_layer_has(&disk->layers[i - 1], page))
             return &disk->layers[i - 1];
     return NULL;
 }
 
 /* Pages from `page` on that come from the same place, at most `limit`. */
 static uint64_t run_length(struct disk *disk, uint64_t page, uint64_t limit,
-                           const struct overlay *from)
+                           const struct disk_layer *from)
 {
     uint64_t n = 1;
 
@@ -216,10 +216,10 @@ int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length)
     while (length > 0) {
         uint64_t page = offset / STASIS_PAGE_SIZE;
         uint64_t last = (offset + length - 1) / STASIS_PAGE_SIZE;
-        struct overlay *from = find_layer(disk, page);
+        struct disk_layer *from = find_layer(disk, page);
         uint64_t run = run_length(disk, page, last - page + 1, from);
         size_t n = (size_t)min_u64(length, (page + run) * STASIS_PAGE_SIZE - offset);
-        int r = from != NULL ? overlay_read(from, offset, p, n)
+        int r = from != NULL ? disk_layer_read(from, offset, p, n)
                              : space_read(disk->base, offset, p, n, NULL);
         if (r < 0)
             return r;
@@ -239,23 +239,23 @@ static int write_part(struct disk *disk, uint64_t offset, const void *buf, size_
     uint64_t start = page * STASIS_PAGE_SIZE;
     uint8_t bytes[STASIS_PAGE_SIZE] = {0};
 
-    if (overlay_has(top(disk), page))
-        return overlay_write(top(disk), offset, buf, length);
+    if (disk_layer_has(top(disk), page))
+        return disk_layer_write(top(disk), offset, buf, length);
     int r = disk_read(disk, start, bytes, min_u64(sizeof(bytes), disk->size_bytes - start));
     if (r < 0)
         return r;
     memcpy(bytes + (offset - start), buf, length);
-    r = overlay_write(top(disk), start, bytes, sizeof(bytes));
+    r = disk_layer_write(top(disk), start, bytes, sizeof(bytes));
     if (r == 0)
-        overlay_mark_pages(top(disk), page, 1);
+        disk_layer_mark_pages(top(disk), page, 1);
     return r;
 }
 
 static int write_whole(struct disk *disk, uint64_t offset, const void *buf, size_t length)
 {
-    int r = overlay_write(top(disk), offset, buf, length);
+    int r = disk_layer_write(top(disk), offset, buf, length);
     if (r == 0)
-        overlay_mark_pages(top(disk), offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
+        disk_layer_mark_pages(top(disk), offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
     return r;
 }
 
@@ -327,7 +327,7 @@ static int mark_zeros(struct disk *disk, struct base_cursor *cursor, uint64_t wo
                   : base_has_page(disk, cursor, word * 64, min_u64((word + 1) * 64, disk->pages),
                                   &below);
     if (r == 0 && below)
-        overlay_mark(top(disk), word, mask);
+        disk_layer_mark(top(disk), word, mask);
     return r;
 }
 
@@ -337,7 +337,7 @@ static int zero_whole(struct disk *disk, uint64_t offset, uint64_t length)
     uint64_t end = page + length / STASIS_PAGE_SIZE;
     struct base_cursor cursor = {0};
 
-    int r = top(disk)->used ? overlay_punch(top(disk), offset, length) : 0;
+    int r = top(disk)->used ? disk_layer_punch(top(disk), offset, length) : 0;
     while (r == 0 && page < end) {
         uint64_t shift = page % 64;
         uint64_t n = min_u64(64 - shift, end - page);
@@ -384,7 +384,7 @@ int disk_flush(struct disk *disk)
     int r = disk->lost;
 
     for (unsigned i = 0; r == 0 && i < disk->layer_count; i++)
-        r = overlay_flush(&disk->layers[i]);
+        r = disk_layer_flush(&disk->layers[i]);
     if (r == 0)
         r = sync_names(disk);
     disk->lost = r;
@@ -421,9 +421,9 @@ static int visit_frozen(struct disk *disk, unsigned frozen, uint64_t page,
     uint8_t bytes[STASIS_PAGE_SIZE];
     unsigned i = frozen;
 
-    while (!overlay_has(&disk->layers[i - 1], page))
+    while (!disk_layer_has(&disk->layers[i - 1], page))
         i--;
-    int r = overlay_read(&disk->layers[i - 1], page * STASIS_PAGE_SIZE, bytes, sizeof(bytes));
+    int r = disk_layer_read(&disk->layers[i - 1], page * STASIS_PAGE_SIZE, bytes, sizeof(bytes));
     if (r < 0)
         return error_errno(err, -r, "cannot read the overlay of disk %u", disk->index);
     return visit(page, page_is_zero(bytes) ? NULL : bytes, context);
@@ -434,7 +434,7 @@ int disk_frozen_each(struct disk *disk,
                      struct error *err)
 {
     unsigned frozen = disk->layer_count > 0 ? disk->layer_count - 1 : 0;
-    uint64_t words = frozen > 0 ? overlay_words(&disk->layers[0]) : 0;
+    uint64_t words = frozen > 0 ? disk_layer_words(&disk->layers[0]) : 0;
 
     for (uint64_t word = 0; word < words; word++) {
         uint64_t any = 0;
@@ -486,15 +486,15 @@ int disk_reset(struct disk *disk, struct space *base, struct error *err)
 
 int disk_remove_overlays(const char *dir, struct error *err)
 {
-    _cleanup_free_ struct overlay_name *names = NULL;
+    _cleanup_free_ struct disk_layer_name *names = NULL;
     _cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     size_t count = 0;
 
     if (fd < 0)
         return error_errno(err, errno, "cannot open %s", dir);
-    int r = overlay_list(dir, &names, &count);
+    int r = disk_layer_list(dir, &names, &count);
     for (size_t i = count; r == 0 && i > 0; i--) /* newest first, as in disk_reset() */
-        r = overlay_unlink(dir, names[i - 1].disk, names[i - 1].number);
+        r = disk_layer_unlink(dir, names[i - 1].disk, names[i - 1].number);
     if (r == 0)
         r = io_sync_dir(fd);
     return r < 0 ? error_errno(err, -r, "cannot remove the overlays in %s", dir) : 0;

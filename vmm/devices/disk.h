@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A machine's disk: what its checkpoint's map says, under overlays (overlay.h) that
+ * A machine's disk: what its checkpoint's map says, under overlays (disk_layer.h) that
  * hold what was written since.
  *
  * Writes go to the newest overlay. A checkpoint freezes it and puts a new one on

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "vmm/devices/overlay.h"
+#include "vmm/devices/disk_layer.h"
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -14,28 +14,28 @@
 /* Words of the map in one page of its file: the unit in which it is written. */
 enum { WORDS_PER_BLOCK = STASIS_PAGE_SIZE / sizeof(uint64_t) };
 
-static char *overlay_path(const char *dir, unsigned disk, unsigned number, const char *suffix)
+static char *disk_layer_path(const char *dir, unsigned disk, unsigned number, const char *suffix)
 {
     return io_format("%s/disk%u.%u%s", dir, disk, number, suffix);
 }
 
-static uint64_t map_blocks(const struct overlay *overlay)
+static uint64_t map_blocks(const struct disk_layer *overlay)
 {
-    return div_round_up(overlay_words(overlay), WORDS_PER_BLOCK);
+    return div_round_up(disk_layer_words(overlay), WORDS_PER_BLOCK);
 }
 
 /* Bits behind the last page mean nothing: whoever goes through the map need not
  * look for them. */
-static void clear_tail(struct overlay *overlay)
+static void clear_tail(struct disk_layer *overlay)
 {
     if (overlay->pages % 64 != 0)
         overlay->bits[overlay->pages / 64] &= (1ull << (overlay->pages % 64)) - 1;
 }
 
 /* A map cut short ends in zeros: what it does not list was never flushed. */
-static int load_map(struct overlay *overlay)
+static int load_map(struct disk_layer *overlay)
 {
-    size_t bytes = overlay_words(overlay) * sizeof(uint64_t);
+    size_t bytes = disk_layer_words(overlay) * sizeof(uint64_t);
 
     for (size_t done = 0; done < bytes;) {
         ssize_t n =
@@ -49,15 +49,15 @@ static int load_map(struct overlay *overlay)
         done += (size_t)n;
     }
     clear_tail(overlay);
-    for (uint64_t i = 0; i < overlay_words(overlay) && !overlay->used; i++)
+    for (uint64_t i = 0; i < disk_layer_words(overlay) && !overlay->used; i++)
         overlay->used = overlay->bits[i] != 0;
     return 0;
 }
 
-static int open_files(struct overlay *overlay, const char *dir, unsigned disk, bool create)
+static int open_files(struct disk_layer *overlay, const char *dir, unsigned disk, bool create)
 {
-    _cleanup_free_ char *data = overlay_path(dir, disk, overlay->number, "");
-    _cleanup_free_ char *map = overlay_path(dir, disk, overlay->number, ".map");
+    _cleanup_free_ char *data = disk_layer_path(dir, disk, overlay->number, "");
+    _cleanup_free_ char *map = disk_layer_path(dir, disk, overlay->number, ".map");
     int flags = O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0);
 
     overlay->data_fd = open(data, flags, 0600);
@@ -66,7 +66,7 @@ static int open_files(struct overlay *overlay, const char *dir, unsigned disk, b
     overlay->map_fd = open(map, flags, 0600);
     if (overlay->map_fd < 0)
         return -errno;
-    overlay->bits = calloc(overlay_words(overlay) + 1, sizeof(uint64_t));
+    overlay->bits = calloc(disk_layer_words(overlay) + 1, sizeof(uint64_t));
     overlay->changed = calloc(map_blocks(overlay) / 64 + 1, sizeof(uint64_t));
     if (overlay->bits == NULL || overlay->changed == NULL)
         return -ENOMEM;
@@ -75,20 +75,20 @@ static int open_files(struct overlay *overlay, const char *dir, unsigned disk, b
     return create ? 0 : load_map(overlay);
 }
 
-int overlay_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
-                 struct overlay *out)
+int disk_layer_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
+                    struct disk_layer *out)
 {
-    struct overlay overlay = {.number = number, .pages = pages, .data_fd = -1, .map_fd = -1};
+    struct disk_layer overlay = {.number = number, .pages = pages, .data_fd = -1, .map_fd = -1};
 
     int r = open_files(&overlay, dir, disk, create);
     if (r < 0)
-        overlay_close(&overlay);
+        disk_layer_close(&overlay);
     else
         *out = overlay;
     return r;
 }
 
-void overlay_close(struct overlay *overlay)
+void disk_layer_close(struct disk_layer *overlay)
 {
     if (overlay->data_fd >= 0)
         close(overlay->data_fd);
@@ -98,10 +98,10 @@ void overlay_close(struct overlay *overlay)
     free(overlay->changed);
 }
 
-int overlay_unlink(const char *dir, unsigned disk, unsigned number)
+int disk_layer_unlink(const char *dir, unsigned disk, unsigned number)
 {
-    _cleanup_free_ char *data = overlay_path(dir, disk, number, "");
-    _cleanup_free_ char *map = overlay_path(dir, disk, number, ".map");
+    _cleanup_free_ char *data = disk_layer_path(dir, disk, number, "");
+    _cleanup_free_ char *map = disk_layer_path(dir, disk, number, ".map");
 
     if (unlink(map) < 0 && errno != ENOENT)
         return -errno;
@@ -112,8 +112,8 @@ int overlay_unlink(const char *dir, unsigned disk, unsigned number)
 
 static int compare_names(const void *a, const void *b)
 {
-    const struct overlay_name *left = a;
-    const struct overlay_name *right = b;
+    const struct disk_layer_name *left = a;
+    const struct disk_layer_name *right = b;
 
     if (left->disk != right->disk)
         return left->disk < right->disk ? -1 : 1;
@@ -121,7 +121,7 @@ static int compare_names(const void *a, const void *b)
 }
 
 /* Is this the map of an overlay ("diskN.K.map")? */
-static bool parse_map_name(const char *text, struct overlay_name *out)
+static bool parse_map_name(const char *text, struct disk_layer_name *out)
 {
     int end = 0;
 
@@ -129,19 +129,19 @@ static bool parse_map_name(const char *text, struct overlay_name *out)
            text[end] == '\0';
 }
 
-int overlay_list(const char *dir_path, struct overlay_name **out, size_t *count_out)
+int disk_layer_list(const char *dir_path, struct disk_layer_name **out, size_t *count_out)
 {
     _cleanup_closedir_ DIR *dir = opendir(dir_path);
-    _cleanup_free_ struct overlay_name *names = NULL;
+    _cleanup_free_ struct disk_layer_name *names = NULL;
     size_t count = 0;
 
     if (dir == NULL)
         return -errno;
     for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-        struct overlay_name name;
+        struct disk_layer_name name;
         if (!parse_map_name(entry->d_name, &name))
             continue;
-        struct overlay_name *more = reallocarray(names, count + 1, sizeof(*names));
+        struct disk_layer_name *more = reallocarray(names, count + 1, sizeof(*names));
         if (more == NULL)
             return -ENOMEM;
         names = more;
@@ -156,7 +156,7 @@ int overlay_list(const char *dir_path, struct overlay_name **out, size_t *count_
 
 /* ---- what it holds ---- */
 
-void overlay_mark(struct overlay *overlay, uint64_t word, uint64_t mask)
+void disk_layer_mark(struct disk_layer *overlay, uint64_t word, uint64_t mask)
 {
     if ((mask & ~overlay->bits[word]) == 0)
         return;
@@ -166,24 +166,24 @@ void overlay_mark(struct overlay *overlay, uint64_t word, uint64_t mask)
     overlay->unsynced = true;
 }
 
-void overlay_mark_pages(struct overlay *overlay, uint64_t first, uint64_t count)
+void disk_layer_mark_pages(struct disk_layer *overlay, uint64_t first, uint64_t count)
 {
     while (count > 0) {
         uint64_t shift = first % 64;
         uint64_t n = min_u64(64 - shift, count);
-        overlay_mark(overlay, first / 64, (n == 64 ? ~0ull : (1ull << n) - 1) << shift);
+        disk_layer_mark(overlay, first / 64, (n == 64 ? ~0ull : (1ull << n) - 1) << shift);
         first += n;
         count -= n;
     }
 }
 
-int overlay_write(struct overlay *overlay, uint64_t offset, const void *buf, size_t length)
+int disk_layer_write(struct disk_layer *overlay, uint64_t offset, const void *buf, size_t length)
 {
     overlay->unsynced = true; /* also when only a part gets written */
     return io_pwrite_full(overlay->data_fd, buf, length, offset);
 }
 
-int overlay_punch(struct overlay *overlay, uint64_t offset, uint64_t length)
+int disk_layer_punch(struct disk_layer *overlay, uint64_t offset, uint64_t length)
 {
     overlay->unsynced = true;
     return fallocate(overlay->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
@@ -192,23 +192,23 @@ int overlay_punch(struct overlay *overlay, uint64_t offset, uint64_t length)
                : 0;
 }
 
-int overlay_read(const struct overlay *overlay, uint64_t offset, void *buf, size_t length)
+int disk_layer_read(const struct disk_layer *overlay, uint64_t offset, void *buf, size_t length)
 {
     return io_pread_full(overlay->data_fd, buf, length, offset);
 }
 
 /* ---- durability ---- */
 
-static int write_block(struct overlay *overlay, uint64_t block)
+static int write_block(struct disk_layer *overlay, uint64_t block)
 {
     uint64_t first = block * WORDS_PER_BLOCK;
-    uint64_t words = min_u64(WORDS_PER_BLOCK, overlay_words(overlay) - first);
+    uint64_t words = min_u64(WORDS_PER_BLOCK, disk_layer_words(overlay) - first);
 
     return io_pwrite_full(overlay->map_fd, overlay->bits + first, words * sizeof(uint64_t),
                           first * sizeof(uint64_t));
 }
 
-static int write_changed(struct overlay *overlay, bool *any_out)
+static int write_changed(struct disk_layer *overlay, bool *any_out)
 {
     uint64_t words = map_blocks(overlay) / 64 + 1;
 
@@ -222,7 +222,7 @@ static int write_changed(struct overlay *overlay, bool *any_out)
     return 0;
 }
 
-int overlay_flush(struct overlay *overlay)
+int disk_layer_flush(struct disk_layer *overlay)
 {
     bool any = false;
 
@@ -240,27 +240,27 @@ int overlay_flush(struct overlay *overlay)
     return 0;
 }
 
-static int copy_page(const struct overlay *from, struct overlay *into, uint64_t page)
+static int copy_page(const struct disk_layer *from, struct disk_layer *into, uint64_t page)
 {
     uint8_t bytes[STASIS_PAGE_SIZE];
     uint64_t offset = page * STASIS_PAGE_SIZE;
 
-    int r = overlay_read(from, offset, bytes, sizeof(bytes));
+    int r = disk_layer_read(from, offset, bytes, sizeof(bytes));
     if (r < 0)
         return r;
-    return page_is_zero(bytes) ? overlay_punch(into, offset, sizeof(bytes))
-                               : overlay_write(into, offset, bytes, sizeof(bytes));
+    return page_is_zero(bytes) ? disk_layer_punch(into, offset, sizeof(bytes))
+                               : disk_layer_write(into, offset, bytes, sizeof(bytes));
 }
 
-int overlay_merge(const struct overlay *from, struct overlay *into)
+int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into)
 {
-    for (uint64_t i = 0; i < overlay_words(from); i++) {
+    for (uint64_t i = 0; i < disk_layer_words(from); i++) {
         for (uint64_t word = from->bits[i]; word != 0; word &= word - 1) {
             int r = copy_page(from, into, i * 64 + (uint64_t)__builtin_ctzll(word));
             if (r < 0)
                 return r;
         }
-        overlay_mark(into, i, from->bits[i]);
+        disk_layer_mark(into, i, from->bits[i]);
     }
-    return overlay_flush(into);
+    return disk_layer_flush(into);
 }

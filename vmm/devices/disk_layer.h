@@ -9,14 +9,14 @@
  * to pages it had by then. Not thread-safe; reading one that is no longer written
  * is.
  */
-#ifndef STASIS_VMM_DEVICES_OVERLAY_H
-#define STASIS_VMM_DEVICES_OVERLAY_H
+#ifndef STASIS_VMM_DEVICES_DISK_LAYER_H
+#define STASIS_VMM_DEVICES_DISK_LAYER_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct overlay {
+struct disk_layer {
     unsigned number; /* K */
     int data_fd;
     int map_fd;
@@ -29,46 +29,46 @@ struct overlay {
 
 /* Opens overlay `number` of disk `disk` in dir, which is there, or makes it anew
  * (create). On failure *out is not to be used. */
-int overlay_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
-                 struct overlay *out);
-void overlay_close(struct overlay *overlay);
+int disk_layer_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
+                    struct disk_layer *out);
+void disk_layer_close(struct disk_layer *overlay);
 
 /* Removes its files; the map first, without which the data is nothing. -ENOENT is
  * fine. */
-int overlay_unlink(const char *dir, unsigned disk, unsigned number);
+int disk_layer_unlink(const char *dir, unsigned disk, unsigned number);
 
-struct overlay_name {
+struct disk_layer_name {
     unsigned disk;
     unsigned number;
 };
 
 /* Lists the overlays of all disks in dir, by disk, oldest first; the caller frees. */
-int overlay_list(const char *dir, struct overlay_name **out, size_t *count_out);
+int disk_layer_list(const char *dir, struct disk_layer_name **out, size_t *count_out);
 
-static inline uint64_t overlay_words(const struct overlay *overlay)
+static inline uint64_t disk_layer_words(const struct disk_layer *overlay)
 {
     return overlay->pages / 64 + (overlay->pages % 64 != 0);
 }
 
-static inline bool overlay_has(const struct overlay *overlay, uint64_t page)
+static inline bool disk_layer_has(const struct disk_layer *overlay, uint64_t page)
 {
     return (overlay->bits[page / 64] >> (page % 64) & 1) != 0;
 }
 
 /* Notes the pages 64 word + n, for each bit n of mask, as present. */
-void overlay_mark(struct overlay *overlay, uint64_t word, uint64_t mask);
-void overlay_mark_pages(struct overlay *overlay, uint64_t first, uint64_t count);
+void disk_layer_mark(struct disk_layer *overlay, uint64_t word, uint64_t mask);
+void disk_layer_mark_pages(struct disk_layer *overlay, uint64_t first, uint64_t count);
 
 /* Writes data without noting pages: that comes after, when all of a page is there. */
-int overlay_write(struct overlay *overlay, uint64_t offset, const void *buf, size_t length);
+int disk_layer_write(struct disk_layer *overlay, uint64_t offset, const void *buf, size_t length);
 /* The same with zeros, which take no space. */
-int overlay_punch(struct overlay *overlay, uint64_t offset, uint64_t length);
-int overlay_read(const struct overlay *overlay, uint64_t offset, void *buf, size_t length);
+int disk_layer_punch(struct disk_layer *overlay, uint64_t offset, uint64_t length);
+int disk_layer_read(const struct disk_layer *overlay, uint64_t offset, void *buf, size_t length);
 
 /* Makes everything durable: the data, then the changed part of the map. */
-int overlay_flush(struct overlay *overlay);
+int disk_layer_flush(struct disk_layer *overlay);
 
 /* Copies all pages of `from` into `into`, which then has them durably. */
-int overlay_merge(const struct overlay *from, struct overlay *into);
+int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into);
 
 #endif
