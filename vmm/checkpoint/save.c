@@ -12,93 +12,178 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
+/* Pages of RAM and what they held when they were copied. */
+struct page_set {
+    uint64_t *bits;   /* one a RAM page */
+    uint64_t *pages;  /* the same as a list, ascending */
+    uint64_t count;   /* of them */
+    uint8_t *copies;  /* their content, in that order */
+    size_t map_bytes; /* of the mapping behind copies */
+};
+
+/*
+ * Most of what was written since the last checkpoint is copied while the guest still
+ * runs (early). What it writes meanwhile, and so may be torn there, is in the dirty
+ * log again when the guest stands still: copied once more (late), and that one counts.
+ */
 struct save {
     struct board *board;
     struct checkpoint_base base;
     struct buffer state;
-    uint64_t *dirty;     /* one bit a RAM page */
-    uint64_t *pages;     /* the dirty ones, ascending */
-    uint64_t page_count; /* of them */
-    uint8_t *copies;     /* their content at the instant of the save, in that order */
+    struct page_set early;
+    struct page_set late;
 };
 
-/* ---- the instant ---- */
+/* ---- pages ---- */
 
-static int list_pages(struct save *save)
+/* Room for late pages that is there, without page faults, when the guest has been
+ * stopped: as much as a busy guest writes during the early copy of a little. */
+enum { LATE_BYTES = 2 << 20 };
+
+static int page_set_init(struct page_set *set, const struct memory *mem)
 {
-    const struct memory *mem = save->board->memory;
-    uint64_t count = 0;
+    set->bits = calloc(mem->dirty_words, sizeof(*set->bits));
+    return set->bits == NULL ? -ENOMEM : 0;
+}
 
-    for (uint64_t i = 0; i < mem->dirty_words; i++)
-        count += (uint64_t)__builtin_popcountll(save->dirty[i]);
-    save->pages = malloc((count + 1) * sizeof(*save->pages));
-    if (save->pages == NULL)
-        return -ENOMEM;
-    for (uint64_t i = 0; i < mem->dirty_words; i++)
-        for (uint64_t word = save->dirty[i]; word != 0; word &= word - 1)
-            save->pages[save->page_count++] = i * 64 + (uint64_t)__builtin_ctzll(word);
+static void page_set_clear(struct page_set *set)
+{
+    if (set->copies != NULL)
+        munmap(set->copies, set->map_bytes);
+    free(set->bits);
+    free(set->pages);
+}
+
+/* Makes room for the content of pages; populate: at once. */
+static int page_set_reserve(struct page_set *set, size_t bytes, bool populate)
+{
+    if (bytes <= set->map_bytes)
+        return 0;
+    if (set->copies != NULL)
+        munmap(set->copies, set->map_bytes);
+    set->copies = NULL;
+    set->map_bytes = 0;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (populate ? MAP_POPULATE : 0);
+    uint8_t *copies = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (copies == MAP_FAILED)
+        return -errno;
+    set->copies = copies;
+    set->map_bytes = bytes;
+    madvise(copies, bytes, MADV_HUGEPAGE);
     return 0;
 }
 
-static int copy_pages(struct save *save)
+static int list_pages(struct page_set *set, uint64_t words)
 {
-    size_t bytes = save->page_count * STASIS_PAGE_SIZE;
+    uint64_t count = 0;
 
-    if (bytes == 0)
-        return 0;
-    uint8_t *copies = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (copies == MAP_FAILED)
-        return -errno;
-    save->copies = copies;
-    madvise(copies, bytes, MADV_HUGEPAGE);
-    const uint8_t *ram = save->board->memory->hva;
-    for (uint64_t i = 0; i < save->page_count;) {
+    for (uint64_t i = 0; i < words; i++)
+        count += (uint64_t)__builtin_popcountll(set->bits[i]);
+    set->pages = malloc((count + 1) * sizeof(*set->pages));
+    if (set->pages == NULL)
+        return -ENOMEM;
+    for (uint64_t i = 0; i < words; i++)
+        for (uint64_t word = set->bits[i]; word != 0; word &= word - 1)
+            set->pages[set->count++] = i * 64 + (uint64_t)__builtin_ctzll(word);
+    return 0;
+}
+
+static int copy_pages(struct page_set *set, const uint8_t *ram)
+{
+    int r = page_set_reserve(set, set->count * STASIS_PAGE_SIZE, false);
+    if (r < 0)
+        return r;
+    for (uint64_t i = 0; i < set->count;) {
         uint64_t run = 1;
-        while (i + run < save->page_count && save->pages[i + run] == save->pages[i] + run)
+        while (i + run < set->count && set->pages[i + run] == set->pages[i] + run)
             run++;
-        memcpy(copies + i * STASIS_PAGE_SIZE, ram + save->pages[i] * STASIS_PAGE_SIZE,
+        memcpy(set->copies + i * STASIS_PAGE_SIZE, ram + set->pages[i] * STASIS_PAGE_SIZE,
                run * STASIS_PAGE_SIZE);
         i += run;
     }
     return 0;
 }
 
-static int freeze_disks(struct board *board, struct error *err)
+/* Takes what was written until now out of the log, and copies it. */
+static int take_pages(struct save *save, struct page_set *set, struct error *err)
 {
-    for (unsigned i = 0; i < board->config.disk_count; i++) {
-        int r = disk_freeze(board->disks[i], err);
-        if (r < 0)
-            return r;
-    }
+    const struct memory *mem = save->board->memory;
+
+    int r = dirty_take(save->board, set->bits, err);
+    if (r < 0)
+        return r;
+    if ((r = list_pages(set, mem->dirty_words)) < 0 || (r = copy_pages(set, mem->hva)) < 0)
+        return error_errno(err, -r, "cannot copy the %llu MiB written since the last checkpoint",
+                           (unsigned long long)(set->count * STASIS_PAGE_SIZE >> 20));
     return 0;
 }
 
-static int take_instant(struct save *save, struct error *err)
+/* Calls visit for each page of either set, ascending, with its last content. */
+static int each_page(const struct save *save,
+                     int (*visit)(uint64_t page, const void *bytes, void *context), void *context)
 {
-    int r = board_state_save(save->board, &save->state, err);
-    if (r < 0)
-        return r;
-    save->dirty = calloc(save->board->memory->dirty_words, sizeof(*save->dirty));
-    if (save->dirty == NULL)
-        return error_errno(err, ENOMEM, "cannot save the machine");
-    if ((r = dirty_take(save->board, save->dirty, err)) < 0)
-        return r;
-    if ((r = list_pages(save)) < 0 || (r = copy_pages(save)) < 0)
-        return error_errno(err, -r, "cannot copy the %llu MiB written since the last checkpoint",
-                           (unsigned long long)(save->page_count * STASIS_PAGE_SIZE >> 20));
-    return freeze_disks(save->board, err);
+    const struct page_set *early = &save->early;
+    const struct page_set *late = &save->late;
+    int r = 0;
+
+    for (uint64_t i = 0, k = 0; r == 0 && (i < early->count || k < late->count);) {
+        uint64_t a = i < early->count ? early->pages[i] : UINT64_MAX;
+        uint64_t b = k < late->count ? late->pages[k] : UINT64_MAX;
+        r = b <= a ? visit(b, late->copies + k * STASIS_PAGE_SIZE, context)
+                   : visit(a, early->copies + i * STASIS_PAGE_SIZE, context);
+        i += a <= b;
+        k += b <= a;
+    }
+    return r;
 }
 
-int save_begin(struct board *board, const struct checkpoint_base *base, struct save **out,
-               struct error *err)
+static uint64_t count_pages(const struct save *save)
+{
+    uint64_t count = save->early.count;
+
+    for (uint64_t k = 0; k < save->late.count; k++) {
+        uint64_t page = save->late.pages[k];
+        count += (save->early.bits[page / 64] >> (page % 64) & 1) == 0;
+    }
+    return count;
+}
+
+/* ---- the instant ---- */
+
+static int freeze_disks(struct board *board, int (*freeze)(struct disk *disk, struct error *err),
+                        struct error *err)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&board->device_lock);
+    for (unsigned i = 0; r == 0 && i < board->config.disk_count; i++)
+        r = freeze(board->disks[i], err);
+    pthread_mutex_unlock(&board->device_lock);
+    return r;
+}
+
+static int prepare(struct save *save, struct error *err)
+{
+    const struct memory *mem = save->board->memory;
+    int r;
+
+    if ((r = page_set_init(&save->early, mem)) < 0 || (r = page_set_init(&save->late, mem)) < 0 ||
+        (r = page_set_reserve(&save->late, LATE_BYTES, true)) < 0)
+        return error_errno(err, -r, "cannot save the machine");
+    if ((r = take_pages(save, &save->early, err)) < 0)
+        return r;
+    return freeze_disks(save->board, disk_prepare_freeze, err);
+}
+
+int save_prepare(struct board *board, const struct checkpoint_base *base, struct save **out,
+                 struct error *err)
 {
     struct save *save = calloc(1, sizeof(*save));
     if (save == NULL)
         return error_errno(err, ENOMEM, "cannot save the machine");
     save->board = board;
     save->base = *base;
-    int r = take_instant(save, err);
+    int r = prepare(save, err);
     if (r < 0) {
         save_give_back(save);
         save_free(save);
@@ -108,21 +193,29 @@ int save_begin(struct board *board, const struct checkpoint_base *base, struct s
     return 0;
 }
 
+int save_begin(struct save *save, struct error *err)
+{
+    int r = board_state_save(save->board, &save->state, err);
+    if (r == 0)
+        r = take_pages(save, &save->late, err);
+    return r < 0 ? r : freeze_disks(save->board, disk_freeze, err);
+}
+
 void save_give_back(struct save *save)
 {
-    if (save->dirty != NULL)
-        dirty_give_back(save->board, save->dirty);
+    if (save->early.bits != NULL)
+        dirty_give_back(save->board, save->early.bits);
+    if (save->late.bits != NULL)
+        dirty_give_back(save->board, save->late.bits);
 }
 
 void save_free(struct save *save)
 {
     if (save == NULL)
         return;
-    if (save->copies != NULL)
-        munmap(save->copies, save->page_count * STASIS_PAGE_SIZE);
+    page_set_clear(&save->early);
+    page_set_clear(&save->late);
     buffer_clear(&save->state);
-    free(save->dirty);
-    free(save->pages);
     free(save);
 }
 
@@ -154,8 +247,8 @@ static int put_memory(struct save *save, struct ingest *ingest, struct manifest 
 
     int r = map_builder_begin(ingest, before != NULL ? &before->root : NULL, total, total,
                               &target.builder, err);
-    for (uint64_t i = 0; r == 0 && i < save->page_count; i++)
-        r = put_page(save->pages[i], save->copies + i * STASIS_PAGE_SIZE, &target);
+    if (r == 0)
+        r = each_page(save, put_page, &target);
     if (r == 0)
         r = map_builder_finish(target.builder, &root, err);
     map_builder_free(target.builder);
@@ -235,7 +328,7 @@ int save_run(struct save *save, struct store *store, const char *machine, const 
     if ((r = catalogue_manifest_read(store, &id, &out->manifest, err)) < 0)
         return r;
     out->id = id;
-    out->pages = save->page_count;
+    out->pages = count_pages(save);
     out->pages_new = stats.pages_new;
     out->stored_bytes = stats.stored_bytes;
     return 0;

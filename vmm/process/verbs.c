@@ -127,7 +127,9 @@ static int begin_job(struct process *p, struct save_job *job, struct error *err)
 
     if (!p->paused)
         board_pause(p->board);
-    int r = save_begin(p->board, &p->base, &job->save, err);
+    int r = save_begin(job->save, err);
+    if (r < 0)
+        save_give_back(job->save);
     if (!p->paused && !(r == 0 && job->then_quit))
         board_resume(p->board);
     job->pause_us = (clock_monotonic_ns() - before) / 1000;
@@ -136,8 +138,8 @@ static int begin_job(struct process *p, struct save_job *job, struct error *err)
 
 static int start_job(struct process *p, struct save_job *job, struct error *err)
 {
-    int r = begin_job(p, job, err);
-    if (r < 0)
+    int r = save_prepare(p->board, &p->base, &job->save, err);
+    if (r < 0 || (r = begin_job(p, job, err)) < 0)
         return r;
     p->job = job;
     r = pthread_create(&job->thread, NULL, save_main, p);
