@@ -88,17 +88,24 @@ void console_flush(struct console *console)
     pthread_mutex_unlock(&console->lock);
 }
 
-uint64_t console_length(const struct console *console)
+uint64_t console_length(struct console *console)
 {
-    return console->length;
+    pthread_mutex_lock(&console->lock);
+    uint64_t length = console->length;
+    pthread_mutex_unlock(&console->lock);
+    return length;
 }
 
-ssize_t console_read(struct console *console, uint64_t offset, void *buf, size_t length)
+ssize_t console_read(struct console *console, uint64_t *offset, void *buf, size_t length)
 {
-    if (offset < console->punched)
-        offset = console->punched;
-    ssize_t n = pread(console->fd, buf, length, (off_t)offset);
-    return n < 0 ? -errno : n;
+    pthread_mutex_lock(&console->lock);
+    uint64_t from = max_u64(*offset, console->punched);
+    pthread_mutex_unlock(&console->lock);
+    ssize_t n = pread(console->fd, buf, length, (off_t)from);
+    if (n < 0)
+        return -errno;
+    *offset = from + (uint64_t)n;
+    return n;
 }
 
 void console_close(struct console *console)

@@ -30,10 +30,12 @@ void console_output(struct console *console, const uint8_t *bytes, size_t length
 /* Writes what came into the log. Event loop thread. */
 void console_flush(struct console *console);
 
-/* Bytes in the log. */
-uint64_t console_length(const struct console *console);
+/* Bytes ever put into the log. Any thread. */
+uint64_t console_length(struct console *console);
 
-/* Reads from the log: bytes read, 0 at its end, negative errno. */
-ssize_t console_read(struct console *console, uint64_t offset, void *buf, size_t length);
+/* Reads from the log at *offset, or where its kept part begins if that is later,
+ * and moves *offset behind what was read: bytes read, 0 at its end, negative
+ * errno. Any thread. */
+ssize_t console_read(struct console *console, uint64_t *offset, void *buf, size_t length);
 
 #endif

@@ -45,11 +45,21 @@ int control_listen(struct process *p, struct error *err)
     return r < 0 ? error_errno(err, -r, "cannot watch the socket") : 0;
 }
 
+/* Whoever types something and goes has typed it. */
+static void keep_input(struct process *p, const struct client *client)
+{
+    if (!client->is_console || client->input.length == 0 || p->left_input.length >= TYPED_MAX ||
+        buffer_append(&p->left_input, client->input.data, client->input.length) < 0)
+        return;
+    process_wake(p);
+}
+
 static void drop_client(struct process *p, struct client *client)
 {
     if (client->fd < 0)
         return;
     verb_client_gone(p, client);
+    keep_input(p, client);
     close(client->fd);
     client->fd = -1;
     buffer_clear(&client->input);
@@ -65,8 +75,9 @@ void control_accept(struct process *p)
         struct client *client = &p->clients[i];
         if (client->fd >= 0)
             continue;
-        *client = (struct client){.fd = fd, .watch = {.kind = WATCH_CLIENT, .client = client}};
-        if (process_watch(p, fd, &client->watch, EPOLLIN) < 0)
+        *client = (struct client){
+            .fd = fd, .watch = {.kind = WATCH_CLIENT, .client = client}, .watched = EPOLLIN};
+        if (process_watch(p, fd, &client->watch, client->watched) < 0)
             drop_client(p, client);
         return;
     }
@@ -74,14 +85,15 @@ void control_accept(struct process *p)
     close(fd);
 }
 
-static void watch_writable(struct process *p, struct client *client, bool wanted)
+static void watch_for(struct process *p, struct client *client, uint32_t event, bool wanted)
 {
-    if (client->wants_write == wanted)
+    uint32_t watched = wanted ? client->watched | event : client->watched & ~event;
+
+    if (watched == client->watched)
         return;
-    client->wants_write = wanted;
-    struct epoll_event event = {.events = EPOLLIN | (wanted ? EPOLLOUT : 0),
-                                .data.ptr = &client->watch};
-    epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, client->fd, &event);
+    client->watched = watched;
+    struct epoll_event change = {.events = watched, .data.ptr = &client->watch};
+    epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, client->fd, &change);
 }
 
 /* Sends what is in the output buffer. 0 when all is out, -EAGAIN when the peer is
@@ -107,11 +119,10 @@ static bool refill_from_console(struct process *p, struct client *client)
         return false;
     if (buffer_reserve(&client->output, CHUNK) < 0)
         return false;
-    ssize_t n = console_read(p->console, client->console_offset, client->output.data, CHUNK);
+    ssize_t n = console_read(p->console, &client->console_offset, client->output.data, CHUNK);
     if (n <= 0)
         return false;
     client->output.length = (size_t)n;
-    client->console_offset += (uint64_t)n;
     return true;
 }
 
@@ -119,14 +130,20 @@ static void pump_client(struct process *p, struct client *client)
 {
     int r;
 
+    if (client->deaf)
+        return;
     do {
         r = send_output(client);
     } while (r == 0 && refill_from_console(p, client));
+    if (r < 0 && r != -EAGAIN && client->is_console) {
+        client->deaf = true; /* reading finds the end, behind what was typed */
+        r = 0;
+    }
     if (r == -EAGAIN) {
-        watch_writable(p, client, true);
+        watch_for(p, client, EPOLLOUT, true);
         return;
     }
-    watch_writable(p, client, false);
+    watch_for(p, client, EPOLLOUT, false);
     if (r < 0 || client->closing)
         drop_client(p, client);
 }
@@ -202,22 +219,28 @@ static void serve_requests(struct process *p, struct client *client)
 }
 
 /* Types what the guest has room for. */
+static void type_bytes(struct process *p, struct buffer *input)
+{
+    if (p->board == NULL || input->length == 0)
+        return;
+    /* Before offering: the guest may make room, and sleep, before this returns. */
+    p->input_waits = true;
+    size_t taken = board_console_input(p->board, input->data, input->length);
+    input->length -= taken;
+    memmove(input->data, input->data + taken, input->length);
+}
+
 static void type_input(struct process *p, struct client *client)
 {
-    if (p->board == NULL || client->input.length == 0)
-        return;
-    size_t taken = board_console_input(p->board, client->input.data, client->input.length);
-    client->input.length -= taken;
-    memmove(client->input.data, client->input.data + taken, client->input.length);
-    if (client->input.length > 0)
-        p->input_waits = true;
+    type_bytes(p, &p->left_input);
+    if (p->left_input.length == 0)
+        type_bytes(p, &client->input);
+    /* A client that types faster than the guest reads has to wait. */
+    watch_for(p, client, EPOLLIN, client->input.length < TYPED_MAX);
 }
 
 static void read_client(struct process *p, struct client *client)
 {
-    /* A console client that types faster than the guest reads has to wait. */
-    if (client->is_console && client->input.length >= TYPED_MAX)
-        return;
     if (buffer_reserve(&client->input, CHUNK) < 0) {
         drop_client(p, client);
         return;
@@ -239,19 +262,23 @@ void control_client_event(struct process *p, struct client *client, uint32_t eve
 {
     if (client->fd >= 0 && (events & EPOLLOUT) != 0)
         pump_client(p, client);
-    if (client->fd >= 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+    if (client->fd < 0 || (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) == 0)
+        return;
+    if ((client->watched & EPOLLIN) != 0)
         read_client(p, client);
+    else if ((events & (EPOLLHUP | EPOLLERR)) != 0)
+        drop_client(p, client); /* it typed more than is kept */
 }
 
 void control_console_ready(struct process *p)
 {
-    p->input_waits = false;
+    type_bytes(p, &p->left_input);
     for (unsigned i = 0; i < CLIENTS_MAX; i++) {
         struct client *client = &p->clients[i];
         if (client->fd < 0 || !client->is_console)
             continue;
         type_input(p, client);
-        if (!client->wants_write)
+        if ((client->watched & EPOLLOUT) == 0)
             pump_client(p, client);
     }
 }
@@ -278,6 +305,7 @@ void control_close(struct process *p)
         drop_client(p, client);
     }
     if (p->listen_fd >= 0) {
+        buffer_clear(&p->left_input);
         unlink(p->socket_path);
         close(p->listen_fd);
         p->listen_fd = -1;

@@ -57,7 +57,7 @@ static void on_console_room(void *context)
 {
     struct process *p = context;
 
-    if (p->input_waits)
+    if (atomic_exchange(&p->input_waits, false))
         process_wake(p);
 }
 

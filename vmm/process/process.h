@@ -36,10 +36,11 @@ struct client {
     int fd; /* -1: this place is free */
     bool is_console;
     bool closing;            /* ends when its output is sent */
+    bool deaf;               /* its peer takes no more output; it may have typed */
     struct buffer input;     /* an unfinished request, or bytes to type */
     struct buffer output;    /* replies not sent yet */
     uint64_t console_offset; /* next byte of the log to send */
-    bool wants_write;        /* as told to epoll */
+    uint32_t watched;        /* as told to epoll */
 };
 
 /* A save under way: from the "save" request to its reply. */
@@ -84,7 +85,10 @@ struct process {
 
     bool quit;
     const char *quit_reason;
-    bool input_waits; /* a console client has bytes the guest has no room for */
+    /* A console client may have bytes the guest had no room for. Set by the event
+     * loop, taken by the vCPU thread that makes room. */
+    _Atomic bool input_waits;
+    struct buffer left_input; /* typed by clients that went away, not yet taken */
 
     /* set by vCPU threads */
     pthread_mutex_t stop_lock;
