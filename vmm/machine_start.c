@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/io.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,6 +57,13 @@ int machine_start_read(const char *machine_dir, struct machine_start *out, struc
     return 0;
 }
 
+void machine_end_forget(const char *machine_dir)
+{
+    _cleanup_free_ char *path = io_format("%s/end.json", machine_dir);
+
+    unlink(path);
+}
+
 void machine_end_write(const char *machine_dir, const char *reason, const char *message)
 {
     char at[CLOCK_RFC3339_SIZE];
@@ -63,5 +71,6 @@ void machine_end_write(const char *machine_dir, const char *reason, const char *
     _cleanup_json_ json_t *json = json_pack("{s:s, s:s, s:s}", "reason", reason, "message", message,
                                             "at", clock_rfc3339(clock_wall_us(), at));
 
-    (void)write_json(path, json);
+    if (json == NULL || write_json(path, json) < 0)
+        log_event("cannot write %s", path);
 }

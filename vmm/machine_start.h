@@ -10,6 +10,9 @@ int machine_start_write(const char *machine_dir, const struct machine_start *sta
                         struct error *err);
 int machine_start_read(const char *machine_dir, struct machine_start *out, struct error *err);
 
+/* Removes what machine_end_write() wrote. */
+void machine_end_forget(const char *machine_dir);
+
 /* Best effort: reason is one of "power-off", "killed", "saved", "error", ... */
 void machine_end_write(const char *machine_dir, const char *reason, const char *message);
 

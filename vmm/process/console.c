@@ -27,6 +27,14 @@ struct console {
     uint64_t punched;      /* under lock */
 };
 
+/* Where the part begins that an earlier process of this machine left. */
+static uint64_t kept_from(int fd)
+{
+    off_t at = lseek(fd, 0, SEEK_DATA);
+
+    return at > 0 ? align_down((uint64_t)at, PUNCH_STEP) : 0;
+}
+
 int console_open(const char *machine_dir, void (*wake)(void *context), void *context,
                  struct console **out, struct error *err)
 {
@@ -48,6 +56,7 @@ int console_open(const char *machine_dir, void (*wake)(void *context), void *con
     console->wake = wake;
     console->context = context;
     console->length = (uint64_t)st.st_size;
+    console->punched = kept_from(fd);
     pthread_mutex_init(&console->lock, NULL);
     *out = console;
     return 0;

@@ -2,11 +2,12 @@
 /* The control socket: connections, requests in, replies and console bytes out. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "vmm/process/process.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,7 +17,9 @@ enum {
     REQUEST_MAX = 64 << 10,
     TYPED_MAX = 64 << 10, /* console input waiting for the guest */
     CHUNK = 16 << 10,
+    OUTPUT_MAX = 1 << 20, /* replies a client has not read: it has to, first */
     BACKLOG = 64,
+    DRAIN_MS = 2000,
 };
 
 int control_listen(struct process *p, struct error *err)
@@ -96,6 +99,14 @@ static void watch_for(struct process *p, struct client *client, uint32_t event, 
     epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, client->fd, &change);
 }
 
+/* Whoever does not read the answers has to before it asks more; after a bad request
+ * nothing is read. Console clients have a limit of their own. */
+static void watch_requests(struct process *p, struct client *client)
+{
+    if (client->fd >= 0 && !client->is_console)
+        watch_for(p, client, EPOLLIN, !client->closing && client->output.length < OUTPUT_MAX);
+}
+
 /* Sends what is in the output buffer. 0 when all is out, -EAGAIN when the peer is
  * slow, else it is gone. */
 static int send_output(struct client *client)
@@ -139,13 +150,10 @@ static void pump_client(struct process *p, struct client *client)
         client->deaf = true; /* reading finds the end, behind what was typed */
         r = 0;
     }
-    if (r == -EAGAIN) {
-        watch_for(p, client, EPOLLOUT, true);
-        return;
-    }
-    watch_for(p, client, EPOLLOUT, false);
-    if (r < 0 || client->closing)
+    watch_for(p, client, EPOLLOUT, r == -EAGAIN);
+    if (r != -EAGAIN && (r < 0 || client->closing))
         drop_client(p, client);
+    watch_requests(p, client);
 }
 
 static void send_json(struct process *p, struct client *client, json_t *reply)
@@ -167,11 +175,29 @@ void control_reply(struct process *p, struct client *client, json_t *result)
     send_json(p, client, json_pack("{s:b, s:o}", "ok", 1, "result", result));
 }
 
+/* A text that was cut within a character, or has a path of another encoding in it, is
+ * no JSON string: only its ASCII is told then. */
+static json_t *text_json(const char *text)
+{
+    char ascii[sizeof(((struct error *)NULL)->message)];
+    size_t n = 0;
+    json_t *json = json_string(text);
+
+    for (; json == NULL && text[n] != '\0' && n + 1 < sizeof(ascii); n++)
+        ascii[n] = (text[n] & 0x80) != 0 ? '?' : text[n];
+    ascii[n] = '\0';
+    return json != NULL ? json : json_string(ascii);
+}
+
+json_t *control_error_json(const struct error *err)
+{
+    return json_pack("{s:b, s:i, s:i, s:o, s:o}", "ok", 0, "status", (int)err->status, "errno",
+                     err->errnum, "message", text_json(err->message), "hint", text_json(err->hint));
+}
+
 void control_reply_error(struct process *p, struct client *client, const struct error *err)
 {
-    send_json(p, client,
-              json_pack("{s:b, s:i, s:i, s:s, s:s}", "ok", 0, "status", (int)err->status, "errno",
-                        err->errnum, "message", err->message, "hint", err->hint));
+    send_json(p, client, control_error_json(err));
 }
 
 static void reply_bad_request(struct process *p, struct client *client, const char *why)
@@ -198,9 +224,10 @@ static void serve_request(struct process *p, struct client *client, const char *
 static void serve_requests(struct process *p, struct client *client)
 {
     for (;;) {
-        const uint8_t *end = client->fd < 0 || client->is_console || client->input.length == 0
-                                 ? NULL
-                                 : memchr(client->input.data, '\n', client->input.length);
+        const uint8_t *end =
+            client->fd < 0 || client->is_console || client->closing || client->input.length == 0
+                ? NULL
+                : memchr(client->input.data, '\n', client->input.length);
         if (end == NULL)
             break;
         size_t length = (size_t)(end - client->input.data);
@@ -256,6 +283,7 @@ static void read_client(struct process *p, struct client *client)
     serve_requests(p, client);
     if (client->fd >= 0 && client->is_console)
         type_input(p, client);
+    watch_requests(p, client);
 }
 
 void control_client_event(struct process *p, struct client *client, uint32_t events)
@@ -283,27 +311,29 @@ void control_console_ready(struct process *p)
     }
 }
 
-/* Lets slow peers have their last bytes, within reason. */
-static void drain_client(struct client *client)
+/* Lets a slow peer have its last bytes, until the deadline that all of them share. */
+static void drain_client(struct process *p, struct client *client, uint64_t deadline_ns)
 {
-    struct timeval limit = {.tv_sec = 2};
-
-    setsockopt(client->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-    int flags = fcntl(client->fd, F_GETFL);
-    fcntl(client->fd, F_SETFL, flags & ~O_NONBLOCK);
+    client->closing = true;
+    pump_client(p, client);
+    for (uint64_t now;
+         client->fd >= 0 && !client->deaf && (now = clock_monotonic_ns()) < deadline_ns;) {
+        struct pollfd poll_fd = {.fd = client->fd, .events = POLLOUT};
+        if (poll(&poll_fd, 1, (int)((deadline_ns - now) / 1000000) + 1) > 0 &&
+            (poll_fd.revents & (POLLHUP | POLLERR)) != 0)
+            break;
+        pump_client(p, client);
+    }
+    drop_client(p, client);
 }
 
 void control_close(struct process *p)
 {
-    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
-        struct client *client = &p->clients[i];
-        if (client->fd < 0)
-            continue;
-        drain_client(client);
-        client->closing = true;
-        pump_client(p, client);
-        drop_client(p, client);
-    }
+    uint64_t deadline_ns = clock_monotonic_ns() + DRAIN_MS * 1000000ull;
+
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        if (p->clients[i].fd >= 0)
+            drain_client(p, &p->clients[i], deadline_ns);
     if (p->listen_fd >= 0) {
         buffer_clear(&p->left_input);
         unlink(p->socket_path);

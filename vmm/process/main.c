@@ -74,6 +74,14 @@ static void on_stopped(enum vm_stop why, const char *message, void *context)
     process_wake(p);
 }
 
+void process_forget_stop(struct process *p)
+{
+    pthread_mutex_lock(&p->stop_lock);
+    p->stop = VM_STOP_NONE;
+    p->stop_message[0] = '\0';
+    pthread_mutex_unlock(&p->stop_lock);
+}
+
 /* ---- the board ---- */
 
 void process_free_board(struct process *p)
@@ -104,7 +112,7 @@ int process_build_board(struct process *p, bool keep_overlays, bool boot, bool c
         .context = p,
     };
 
-    p->stop = VM_STOP_NONE;
+    process_forget_stop(p);
     int r = board_create(p->store, m, p->dir, keep_overlays, &events, &p->board, err);
     if (r < 0)
         return r;
@@ -296,6 +304,7 @@ static int set_up(struct process *p, struct error *err)
         (r = store_open(p->home.store, false, &p->store, err)) < 0)
         return r;
     p->base.id = p->start.checkpoint;
+    machine_end_forget(p->dir); /* of the last time */
     if ((r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0 ||
         (r = settle_disks(p, err)) < 0 || (r = open_sources(p, err)) < 0 ||
         (r = console_open(p->dir, process_wake, p, &p->console, err)) < 0)
@@ -311,10 +320,7 @@ static int set_up(struct process *p, struct error *err)
 /* One JSON line: how the start went. */
 static void report(int ready_fd, int r, const struct error *err)
 {
-    _cleanup_json_ json_t *reply =
-        r == 0 ? json_pack("{s:b}", "ok", 1)
-               : json_pack("{s:b, s:i, s:i, s:s, s:s}", "ok", 0, "status", (int)err->status,
-                           "errno", err->errnum, "message", err->message, "hint", err->hint);
+    _cleanup_json_ json_t *reply = r == 0 ? json_pack("{s:b}", "ok", 1) : control_error_json(err);
     _cleanup_free_ char *text = json_dumps(reply, JSON_COMPACT);
 
     if (text != NULL && ready_fd >= 0) {
@@ -338,6 +344,16 @@ static void tear_down(struct process *p)
     process_free_board(p);
     console_close(p->console);
     store_close(p->store);
+}
+
+static void write_end(struct process *p)
+{
+    char message[sizeof(p->stop_message)];
+
+    pthread_mutex_lock(&p->stop_lock); /* vCPUs may still run */
+    memcpy(message, p->stop_message, sizeof(message));
+    pthread_mutex_unlock(&p->stop_lock);
+    machine_end_write(p->dir, p->quit_reason, message);
 }
 
 int machine_process_main(const char *home_root, const char *name, int ready_fd)
@@ -370,7 +386,7 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
     run_loop(p);
     bool failed = strcmp(p->quit_reason, "error") == 0;
     log_event("ended: %s", p->quit_reason);
-    machine_end_write(p->dir, p->quit_reason, p->stop_message);
+    write_end(p);
     tear_down(p);
     return failed ? 1 : 0;
 }

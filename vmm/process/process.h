@@ -105,6 +105,8 @@ void control_close(struct process *p);
 /* result is stolen; error replies take err. */
 void control_reply(struct process *p, struct client *client, json_t *result);
 void control_reply_error(struct process *p, struct client *client, const struct error *err);
+/* What a failure looks like on a wire. */
+json_t *control_error_json(const struct error *err);
 
 /* verbs.c: what requests do. Returns false if the reply comes later. */
 bool verb_run(struct process *p, struct client *client, const char *verb, json_t *args);
@@ -120,5 +122,7 @@ int process_build_board(struct process *p, bool keep_overlays, bool boot, bool c
                         struct error *err);
 void process_free_board(struct process *p);
 void process_run_board(struct process *p); /* unless a user paused it */
+/* What the guest asked for before now is of a time that a restore undid. */
+void process_forget_stop(struct process *p);
 
 #endif

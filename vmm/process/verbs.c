@@ -37,9 +37,23 @@ static bool verb_status(struct process *p, struct client *client, json_t *args)
     return true;
 }
 
+/* A machine that ends with its checkpoint must not run on behind it. */
+static bool refuse_while_ending(struct process *p, struct client *client)
+{
+    struct error err;
+
+    if (p->job == NULL || !p->job->then_quit)
+        return false;
+    error_set(&err, STATUS_BUSY, EBUSY, "%s is being saved and then ends", p->name);
+    control_reply_error(p, client, &err);
+    return true;
+}
+
 static bool verb_pause(struct process *p, struct client *client, json_t *args)
 {
     (void)args;
+    if (refuse_while_ending(p, client))
+        return true;
     if (!p->paused)
         board_pause(p->board);
     p->paused = true;
@@ -50,6 +64,8 @@ static bool verb_pause(struct process *p, struct client *client, json_t *args)
 static bool verb_resume(struct process *p, struct client *client, json_t *args)
 {
     (void)args;
+    if (refuse_while_ending(p, client))
+        return true;
     if (p->paused) {
         p->paused = false;
         board_resume(p->board);
@@ -214,7 +230,10 @@ static int rebase_disks(struct process *p, const struct manifest *m, struct erro
                               : space_open(p->store, &entry->root, entry->size_bytes, &space, err);
         if (r < 0)
             return r;
+        /* vCPU threads serve a queue themselves when the driver starts it. */
+        pthread_mutex_lock(&p->board->device_lock);
         disk_rebase(p->board->disks[i], space);
+        pthread_mutex_unlock(&p->board->device_lock);
     }
     return 0;
 }
@@ -312,6 +331,7 @@ static int restore(struct process *p, const struct checkpoint_base *target, bool
     if (target->has_memory && same_hardware(&target->manifest.config, &p->base.manifest.config)) {
         r = restore_in_place(p->board, p->store, &p->base, target, clock_host, &changed, err);
         if (r == 0) {
+            process_forget_stop(p);
             p->base = *target;
             r = catalogue_machine_set_head(p->store, p->name, &target->id, err);
         }
@@ -363,6 +383,11 @@ bool verb_run(struct process *p, struct client *client, const char *verb, json_t
     };
     struct error err;
 
+    if (p->quit || p->board == NULL) {
+        error_set(&err, STATUS_BUSY, ESHUTDOWN, "%s is ending", p->name);
+        control_reply_error(p, client, &err);
+        return true;
+    }
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
         if (strcmp(verb, verbs[i].name) == 0)
             return verbs[i].run(p, client, args);
