@@ -66,10 +66,10 @@ static uint8_t transfer_data(struct blk *blk, const struct virtq_chain *chain, u
         uint8_t *hva = (uint8_t *)s->hva + in_segment;
         int r =
             to_guest ? disk_read(blk->disk, offset, hva, n) : disk_write(blk->disk, offset, hva, n);
+        if (to_guest) /* a read that failed may have got half-way */
+            memory_mark_dirty(blk->mem, s->gpa + in_segment, n);
         if (r < 0)
             return VIRTIO_BLK_S_IOERR;
-        if (to_guest)
-            memory_mark_dirty(blk->mem, s->gpa + in_segment, n);
         offset += n;
         left -= n;
         *moved += n;

@@ -31,6 +31,9 @@ enum {
 
 #define NS_PER_US 1000
 
+/* 36,000 years to either side of 1970: sums of such times cannot overflow. */
+#define WALL_US_MAX (1ll << 60)
+
 /* ---- fixed-size records ---- */
 
 struct fixed {
@@ -555,6 +558,8 @@ static int read_clock(const void *bytes, size_t length, struct saved_clock *out,
     out->kvmclock_ns = state_get_u64(&record);
     out->host_wall_us = (int64_t)state_get_u64(&record);
     out->guest_wall_us = (int64_t)state_get_u64(&record);
+    if (out->guest_wall_us < -WALL_US_MAX || out->guest_wall_us > WALL_US_MAX)
+        return error_corrupt(err, "the device state's clock is out of range");
     return state_record_done(&record, err);
 }
 
@@ -603,6 +608,15 @@ static void announce_pause(struct kvm_vm *vm)
         ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
+/* What stopped a vCPU for good has not happened in the restored time. */
+static void revive(struct kvm_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        vm->vcpus[i].dead = false;
+    pthread_mutex_unlock(&vm->lock);
+}
+
 int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
                      const struct vm_clock_policy *policy, struct error *err)
 {
@@ -626,6 +640,7 @@ int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
         (r = restore_irqchip(vm, KVM_IRQCHIP_IOAPIC, STATE_VM_IOAPIC, 0, bytes, length, err)) < 0)
         return r;
     announce_pause(vm);
+    revive(vm);
     if (policy->wall_us_out != NULL)
         *policy->wall_us_out = saved.guest_wall_us + (int64_t)(advance_ns / NS_PER_US);
     return 0;
