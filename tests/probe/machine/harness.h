@@ -26,7 +26,7 @@
 #include <jansson.h>
 
 #define HARNESS_SKIP 77
-#define DEADLINE_MS 120000
+#define DEADLINE_MS 20000
 
 #define MACHINE_DISKS_MAX 2
 #define SECTOR_SIZE 512
@@ -117,6 +117,8 @@ void guest_detach(struct guest *guest);
 
 /* Waits for the guest's banner after a boot of its own. */
 void guest_wait_banner(struct guest *guest);
+/* `resume` of a stopped machine: boots it again from its disks. */
+void guest_boot_again(struct guest *guest, struct site *site, const char *name, unsigned disks);
 
 /* Sends a command and returns its reply, valid until the next; lines that begin
  * with "tick" or the banner are passed over. */
@@ -147,6 +149,8 @@ void guest_fill(struct guest *guest, uint64_t seed);
 /* What `sum 512 COUNT` and `blk sum 0 COUNT` answer after a fill. */
 uint64_t expected_fill_sum(unsigned memory_mib, uint64_t seed);
 uint64_t expected_disk_sum(uint64_t lba, uint64_t count, uint64_t seed);
+/* The same of sectors of zeros. */
+uint64_t expected_zero_sum(uint64_t lba, uint64_t count);
 
 /* Looks at machine `name` through a console of its own. */
 struct look look_at(struct site *site, const char *name, unsigned disks);
