@@ -92,7 +92,7 @@ static const struct option_spec options[] = {
 const struct command command_restore = {
     .name = "restore",
     .summary = "Put a machine back to one of its checkpoints",
-    .usage = "restore MACHINE[@NAME] [--discard] [--clock continue|host] [--paused]",
+    .usage = "restore M[@NAME] [--discard] [--clock continue|host] [--paused]",
     .details = "Memory, devices and disks go back together. The present state becomes a "
                "checkpoint first, so that restore can be undone, unless --discard is given. A "
                "stopped machine is started. Without @NAME it is the last checkpoint. A paused "
