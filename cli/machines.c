@@ -59,6 +59,14 @@ static int not_running(const char *name, struct error *err)
     return -ENOTCONN;
 }
 
+/* It has its lock, but serves no requests: not yet, or no more. */
+static int not_ready(const char *name, struct error *err)
+{
+    error_set(err, STATUS_BUSY, EBUSY, "%s is just starting or ending", name);
+    error_hint(err, "try again in a moment");
+    return -EBUSY;
+}
+
 int machines_require_running(struct cli *cli, const char *name, struct error *err)
 {
     int r = machines_require(cli, name, err);
@@ -87,7 +95,7 @@ static int call_socket(const char *path, const char *verb, json_t *args, int tim
 
     int r = control_connect(path, &fd, err);
     if (r < 0)
-        return r;
+        return r == -ENOENT || r == -ECONNREFUSED ? -ENOTCONN : r;
     if (timeout_ms >= 0)
         limit_wait(fd, timeout_ms);
     return control_call(fd, verb, args, result_out, err);
@@ -106,8 +114,8 @@ int machines_call(struct cli *cli, const char *name, const char *verb, json_t *a
         error_hint(err, "stasis kill %s ends it", name);
         return -ETIMEDOUT;
     }
-    if (r == -ENOENT || r == -ECONNREFUSED)
-        return machine_is_running(&cli->home, name) ? r : not_running(name, err);
+    if (r == -ENOTCONN)
+        return machine_is_running(&cli->home, name) ? not_ready(name, err) : not_running(name, err);
     if (r < 0)
         error_prefix(err, "%s", name);
     return r;
