@@ -117,18 +117,39 @@ static int read_report(int fd, const char *log_path, struct error *err)
     return errnum > 0 ? -errnum : -EIO;
 }
 
+/* One start at a time: what start.json says must be what this process asked for.
+ * *fd_out holds on to it until it is closed. */
+static int take_start(const char *dir, const char *name, int *fd_out, struct error *err)
+{
+    _cleanup_free_ char *path = io_format("%s/starting", dir);
+    _cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open %s", path);
+    if (machine_lock_take(fd) < 0) {
+        error_set(err, STATUS_BUSY, EBUSY, "%s is just being started", name);
+        error_hint(err, "try again in a moment");
+        return -EBUSY;
+    }
+    *fd_out = steal_fd(&fd);
+    return 0;
+}
+
 int machine_spawn(const struct home *home, const char *name, const struct machine_start *start,
                   struct error *err)
 {
     _cleanup_free_ char *dir = home_machine_dir(home, name);
     _cleanup_free_ char *log_path = io_format("%s/machine.log", dir);
+    _cleanup_close_ int starting = -1;
     int pipe_fds[2];
 
-    if (machine_is_running(home, name))
-        return error_set(err, STATUS_BUSY, EBUSY, "%s is running already", name);
     int r = io_make_dirs(dir, 0700);
     if (r < 0)
         return error_errno(err, -r, "cannot make the directory %s", dir);
+    if ((r = take_start(dir, name, &starting, err)) < 0)
+        return r;
+    if (machine_is_running(home, name))
+        return error_set(err, STATUS_BUSY, EBUSY, "%s is running already", name);
     if ((r = machine_start_write(dir, start, err)) < 0)
         return r;
     if (pipe2(pipe_fds, O_CLOEXEC) < 0)

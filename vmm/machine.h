@@ -4,6 +4,7 @@
  * A machine's directory holds
  *
  *   lock          locked by the machine's process as long as it lives; holds its pid
+ *   starting      locked by whoever is starting it just now
  *   start.json    what to start from (struct machine_start)
  *   console.log   what the serial port printed
  *   machine.log   what the process has to say

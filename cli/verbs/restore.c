@@ -3,7 +3,6 @@
 #include "cli/machines.h"
 #include "cli/reference.h"
 #include "cli/verbs/verbs.h"
-#include "store/catalogue.h"
 
 #include <errno.h>
 
@@ -27,13 +26,6 @@ static int restore_running(struct cli *cli, const char *name, const struct machi
                   machines_clock_choices[start->clock], "paused", start->paused);
 
     return machines_call(cli, name, "restore", args, -1, NULL, err);
-}
-
-static int restore_stopped(struct cli *cli, const char *name, const struct machine_start *start,
-                           struct error *err)
-{
-    int r = catalogue_machine_set_head(cli->store, name, &start->checkpoint, err);
-    return r < 0 ? r : machine_spawn(&cli->home, name, start, err);
 }
 
 static int report(struct cli *cli, const char *name, const struct digest *id,
@@ -75,7 +67,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     }
     r = machine_is_running(&cli->home, ref.machine)
             ? restore_running(cli, ref.machine, &start, err)
-            : restore_stopped(cli, ref.machine, &start, err);
+            : machine_spawn(&cli->home, ref.machine, &start, err);
     if (r < 0)
         return r;
     return report(cli, ref.machine, &start.checkpoint, discard ? NULL : &saved, err);

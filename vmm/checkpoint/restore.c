@@ -60,6 +60,35 @@ int restore_fresh(struct board *board, struct store *store, const struct manifes
     return board_state_restore(board, state, length, clock_host, err);
 }
 
+static int pass_over(uint64_t page, const void *bytes, void *context)
+{
+    (void)page;
+    (void)bytes;
+    (void)context;
+    return 0;
+}
+
+int restore_check(struct store *store, const struct manifest *m, struct error *err)
+{
+    static const char *const booted[] = {"kernel", "initrd"}, *const resumed[] = {"memory"};
+    const bool warm = m->kind == CHECKPOINT_WARM;
+    const char *const *names = warm ? resumed : booted;
+    size_t count = warm ? ARRAY_LEN(resumed) : ARRAY_LEN(booted);
+    _cleanup_free_ void *state = NULL;
+    size_t length;
+
+    int r = warm ? read_state(store, m, &state, &length, err) : 0;
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        struct space *space = NULL;
+        if (manifest_space_find(m, names[i]) == NULL)
+            continue;
+        if ((r = open_space(store, m, names[i], &space, err)) == 0)
+            r = space_each_page(space, pass_over, NULL, err);
+        space_close(space);
+    }
+    return r;
+}
+
 /* ---- in place ---- */
 
 struct rollback {

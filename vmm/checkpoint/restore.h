@@ -10,6 +10,10 @@
 int restore_fresh(struct board *board, struct store *store, const struct manifest *m,
                   bool clock_host, struct error *err);
 
+/* Reads all that a start from the checkpoint will read, and forgets it: what is
+ * wrong is found out while there still is another machine to go on with. */
+int restore_check(struct store *store, const struct manifest *m, struct error *err);
+
 /*
  * Rolls a parked machine to the warm checkpoint `target`: rewrites only RAM pages
  * that differ (written since base, or different between base and target), puts

@@ -284,12 +284,29 @@ static int open_sources(struct process *p, struct error *err)
     return 0;
 }
 
+/* Overlays go with the head, which may have moved since the start was asked for. */
+static int check_head(struct process *p, struct error *err)
+{
+    struct catalogue_machine *machine = NULL;
+
+    int r = catalogue_machine_get(p->store, p->name, &machine, err);
+    if (r < 0)
+        return r;
+    bool same = digest_equal(machine->has_head ? &machine->head : &machine->origin, &p->base.id);
+    catalogue_machines_free(machine, 1);
+    if (same)
+        return 0;
+    error_set(err, STATUS_BUSY, EBUSY, "%s has just been put to another checkpoint", p->name);
+    error_hint(err, "look where it is now: stasis history %s", p->name);
+    return -EBUSY;
+}
+
 /* A restore to a checkpoint that is not the head forgets the disks' overlays
  * before the head moves: at no time does an overlay lie on a map it is not of. */
 static int settle_disks(struct process *p, struct error *err)
 {
     if (p->start.keep_overlays)
-        return 0;
+        return check_head(p, err);
     int r = disk_remove_overlays(p->dir, err);
     if (r < 0)
         return r;

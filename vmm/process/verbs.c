@@ -307,13 +307,20 @@ static bool same_hardware(const struct machine_config *a, const struct machine_c
     return json_equal(left, right);
 }
 
-/* Another machine's hardware, or a cold checkpoint: start afresh from it. */
+/* Another machine's hardware, or a cold checkpoint: start afresh from it. The
+ * overlays go before the head moves, as in settle_disks(). */
 static int rebuild(struct process *p, const struct checkpoint_base *target, bool clock_host,
-                   struct error *err)
+                   bool *changed_out, struct error *err)
 {
+    int r = restore_check(p->store, &target->manifest, err);
+    if (r < 0)
+        return r;
+    *changed_out = true;
     process_free_board(p);
     p->base = *target;
-    int r = catalogue_machine_set_head(p->store, p->name, &target->id, err);
+    r = disk_remove_overlays(p->dir, err);
+    if (r == 0)
+        r = catalogue_machine_set_head(p->store, p->name, &target->id, err);
     if (r == 0)
         r = process_build_board(p, false, target->manifest.kind == CHECKPOINT_COLD, clock_host,
                                 err);
@@ -336,8 +343,7 @@ static int restore(struct process *p, const struct checkpoint_base *target, bool
             r = catalogue_machine_set_head(p->store, p->name, &target->id, err);
         }
     } else {
-        changed = true;
-        r = rebuild(p, target, clock_host, err);
+        r = rebuild(p, target, clock_host, &changed, err);
     }
     if (r < 0 && changed) {
         log_event("cannot go on after a failed restore: %s", err->message);
