@@ -476,3 +476,20 @@ void machine_kill9(struct site *site, const char *name)
         kill(pid, SIGKILL);
     machine_gone(site, name);
 }
+
+int second_process(struct site *site, const char *name)
+{
+    int status;
+
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        open_as("/dev/null", O_WRONLY, STDERR_FILENO);
+        open_as("/dev/null", O_WRONLY, 3);
+        execl(STASIS_BINARY, "stasis", "machine-process", site->root, name, "3", NULL);
+        _exit(99);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}

@@ -95,6 +95,10 @@ void machine_gone(struct site *site, const char *name);
 /* SIGKILL, and until it is gone. */
 void machine_kill9(struct site *site, const char *name);
 
+/* Starts the machine's process once more, as `resume` would if it did not look
+ * first; its exit code. */
+int second_process(struct site *site, const char *name);
+
 /* ---- a machine with the probe guest in it ---- */
 
 struct guest {
