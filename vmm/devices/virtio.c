@@ -367,6 +367,15 @@ static bool queues_are_valid(const struct virtio *v)
     return true;
 }
 
+/* Until FEATURES_OK the driver may have written anything as its features. */
+static bool registers_are_valid(const struct virtio *v)
+{
+    bool accepted = (v->status & STATUS_FEATURES_OK) != 0;
+
+    return v->status <= 0xff && v->interrupt_status <= (INTERRUPT_USED | INTERRUPT_CONFIG) &&
+           (!accepted || (v->driver_features & ~offered_features(v)) == 0);
+}
+
 static int load_transport(struct virtio *v, struct state_record *record, struct error *err)
 {
     uint32_t device_id = state_get_u32(record);
@@ -386,7 +395,7 @@ static int load_transport(struct virtio *v, struct state_record *record, struct 
     int r = state_record_done(record, err);
     if (r < 0)
         return r;
-    if (!queues_are_valid(v) || (v->driver_features & ~offered_features(v)) != 0)
+    if (!queues_are_valid(v) || !registers_are_valid(v))
         return error_corrupt(err, "the state of %s in slot %u is out of range", v->ops->name,
                              v->dev.instance);
     return 0;

@@ -300,6 +300,18 @@ static void resuming_looks_at_queues_and_raises_again(void **state)
     assert_int_equal(irq_probe_take(&d->irq), 0);
 }
 
+/* A guest cannot make checkpoints that do not restore. */
+static void a_driver_that_asks_for_the_impossible_is_restored_too(void **state)
+{
+    struct driver *d = *state;
+
+    driver_out(d, R_DRIVER_FEATURES, UINT32_MAX);
+    _cleanup_(buffer_clear) struct buffer saved = device_save(d->dev);
+    assert_int_equal(device_restore(d->dev, &saved, NULL), 0);
+    driver_out(d, R_STATUS, S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK);
+    assert_int_equal(driver_in(d, R_STATUS) & S_FEATURES_OK, 0);
+}
+
 /* Where things are in the record, version 1. */
 enum {
     AT_DEVICE_ID = 0,
@@ -382,6 +394,7 @@ int main(void)
         MMIO_TEST(odd_accesses_do_nothing),
         MMIO_TEST(a_restored_device_goes_on_where_it_was),
         MMIO_TEST(resuming_looks_at_queues_and_raises_again),
+        MMIO_TEST(a_driver_that_asks_for_the_impossible_is_restored_too),
         MMIO_TEST(states_that_cannot_be_are_refused),
         MMIO_TEST(the_golden_state_restores_to_known_registers),
     };

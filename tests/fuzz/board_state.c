@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A hostile checkpoint's state, as a whole, at all devices of a board without KVM. */
+#include "fuzz.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "vmm/devices/platform.h"
+#include "vmm/devices/virtio.h"
+
+#include <errno.h>
+
+enum { RAM = 4 << 20, DEVICES = 6 };
+
+static void raise_edge(void *context, uint32_t gsi)
+{
+    MUST(context == NULL && gsi == 1);
+}
+
+static void output(const uint8_t *bytes, size_t length, void *context)
+{
+    MUST(context == NULL && length > 0 && bytes != NULL);
+}
+
+static int64_t now_us(void *context)
+{
+    (void)context;
+    return 1700000000000000;
+}
+
+static void event(void *context)
+{
+    (void)context;
+}
+
+static void make_board(struct memory *mem, struct device *devices[DEVICES])
+{
+    const struct irq_line irq = {.raise = raise_edge, .gsi = 1};
+    const struct serial_backend backend = {.output = output};
+
+    devices[0] = serial_create(&irq, &backend);
+    devices[1] = rtc_create(now_us, NULL);
+    devices[2] = i8042_create(&irq, event, NULL);
+    devices[3] = acpi_pm_create(event, event, NULL);
+    devices[4] = virtio_rng_create(0, mem, &irq);
+    devices[5] = virtio_rng_create(1, mem, &irq);
+}
+
+/* The framing is imgfmt's, which has a fuzzer: here it is right, and the input gives
+ * records: device, version, length, payload. */
+static struct buffer frame(const uint8_t *data, size_t size)
+{
+    static const enum state_type types[DEVICES] = {
+        STATE_SERIAL, STATE_RTC, STATE_I8042, STATE_ACPI_PM, STATE_VIRTIO_MMIO, STATE_VIRTIO_MMIO};
+    struct buffer out = {0};
+    struct state_writer w;
+    unsigned seen = 0;
+
+    state_writer_init(&w);
+    for (size_t i = 0; i + 2 <= size;) {
+        unsigned device = data[i] % DEVICES;
+        size_t length = (size_t)min_u64(data[i + 1], size - i - 2);
+        if ((seen >> device & 1) == 0) {
+            state_writer_begin(&w, types[device], device == 5, data[i] < 240 ? 1 : 2, 0);
+            state_put_bytes(&w, data + i + 2, length);
+            state_writer_end(&w);
+        }
+        seen |= 1u << device;
+        i += 2 + length;
+    }
+    MUST(state_writer_finish(&w, &out) == 0);
+    return out;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct memory *mem = NULL;
+    struct device *devices[DEVICES];
+    _cleanup_(buffer_clear) struct buffer state = frame(data, size);
+
+    MUST(state_check(state.data, state.length, NULL) == 0);
+    MUST(memory_create(RAM, &mem, NULL) == 0);
+    make_board(mem, devices);
+    for (unsigned i = 0; i < DEVICES; i++) {
+        const struct device_ops *ops = devices[i]->ops;
+        int r = ops->restore(devices[i], state.data, state.length, NULL);
+        MUST(r == 0 || r == -EBADMSG || r == -EPROTONOSUPPORT);
+        if (ops->resume != NULL)
+            ops->resume(devices[i]);
+        for (uint64_t offset = 0; offset < 0x108; offset++)
+            for (unsigned bytes = 1; bytes <= 4; bytes *= 2)
+                ops->read(devices[i], offset, bytes);
+    }
+    for (unsigned i = 0; i < DEVICES; i++)
+        devices[i]->ops->destroy(devices[i]);
+    memory_free(mem);
+    return 0;
+}
