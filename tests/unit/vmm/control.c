@@ -234,6 +234,7 @@ static void connections_beyond_the_limit_are_closed_and_others_go_on(void **stat
     serve(p);
     assert_int_equal(clients(p), 0);
     _cleanup_close_ int fd = dial(p);
+    assert_true(fd >= 0);
     assert_int_equal(clients(p), 1);
 }
 
