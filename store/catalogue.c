@@ -147,26 +147,43 @@ int catalogue_put_head(struct db *db, const char *machine, const struct digest *
     return r;
 }
 
-/* The same checkpoint again: it may get a name if it has none. */
+static int give_to_machine(struct db *db, const struct digest *id, const char *machine,
+                           const char *name, struct error *err)
+{
+    int r = name != NULL ? check_checkpoint_name(db, machine, name, err) : 0;
+
+    if (r == 0)
+        r = db_run(db, err, "UPDATE checkpoint SET machine = ?, name = ? WHERE id = ?", "ttd",
+                   machine, name, id);
+    if (r == 0)
+        r = db_run(db, err, "UPDATE checkpoint SET sum = " DB_CHECKPOINT_SUM " WHERE id = ?", "d",
+                   id);
+    return r;
+}
+
+/* The same checkpoint again: if it is no machine's yet, it may become one's. */
 static int put_again(struct db *db, const struct digest *id, const char *machine, const char *name,
                      struct error *err)
 {
-    int64_t same;
+    int64_t nobodys, same;
     int r;
 
     if (machine == NULL)
         return 0;
-    r = db_run(db, err,
-               "UPDATE checkpoint SET machine = ?, name = ? WHERE id = ? AND machine IS NULL",
-               "ttd", machine, name, id);
-    if (r < 0 || db_changes(db) != 0)
+    r = db_get_int(db, &nobodys, err, "SELECT machine IS NULL FROM checkpoint WHERE id = ?", "d",
+                   id);
+    if (r == 0 && nobodys)
+        return give_to_machine(db, id, machine, name, err);
+    if (r == 0)
+        r = db_get_int(db, &same, err,
+                       "SELECT machine = ? AND name IS ? FROM checkpoint WHERE id = ?", "ttd",
+                       machine, name, id);
+    if (r < 0 || same)
         return r;
-    r = db_get_int(db, &same, err, "SELECT machine = ? AND name IS ? FROM checkpoint WHERE id = ?",
-                   "ttd", machine, name, id);
-    if (r == 0 && !same)
-        return error_set(err, STATUS_EXISTS, EEXIST,
-                         "this very checkpoint is recorded under another name already");
-    return r;
+    error_set(err, STATUS_EXISTS, EEXIST,
+              "this very checkpoint is recorded under another name already");
+    error_hint(err, "'stasis history' shows its name; it needs no second one");
+    return -EEXIST;
 }
 
 int catalogue_put_checkpoint(struct db *db, const struct digest *id, const char *machine,
