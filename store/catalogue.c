@@ -27,24 +27,20 @@ int catalogue_need_machine(struct db *db, const char *name, struct error *err)
     return -ENOENT;
 }
 
+static int no_checkpoint(const char *hex, struct error *err)
+{
+    error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no checkpoint %s", hex);
+    error_hint(err, "'stasis history' shows all checkpoints");
+    return -ENOENT;
+}
+
 int catalogue_need_checkpoint(struct db *db, const struct digest *id, struct error *err)
 {
     char hex[DIGEST_HEX_SIZE];
     int64_t one;
     int r = db_get_int(db, &one, err, "SELECT 1 FROM checkpoint WHERE id = ?", "d", id);
 
-    if (r == -ENOENT)
-        return error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no checkpoint %s",
-                         digest_hex(id, hex));
-    return r;
-}
-
-/* Runs a statement that must change a row. */
-static int changed_one(struct db *db, int r, const char *what, const char *name, struct error *err)
-{
-    if (r == 0 && db_changes(db) == 0)
-        return error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no %s '%s'", what, name);
-    return r;
+    return r == -ENOENT ? no_checkpoint(digest_hex(id, hex), err) : r;
 }
 
 /* ---- names, within a transaction ---- */
@@ -110,9 +106,11 @@ static int check_image_text(const char *name, const char *tag, struct error *err
     }
     /* Names become paths below a mount point. */
     if (!good || name[0] == '/' || name[0] == '.' || name[0] == '-' || name[n - 1] == '/' ||
-        strstr(name, "//") != NULL || strstr(name, "/.") != NULL || tag[0] == '.')
-        return error_set(err, STATUS_USAGE, EINVAL, "'%s:%s' is not a name for an image", name,
-                         tag);
+        strstr(name, "//") != NULL || strstr(name, "/.") != NULL || tag[0] == '.') {
+        error_set(err, STATUS_USAGE, EINVAL, "'%s:%s' is not a name for an image", name, tag);
+        error_hint(err, "use a name and a tag such as web:1 or registry.example/web:1");
+        return -EINVAL;
+    }
     return 0;
 }
 
@@ -140,7 +138,8 @@ int catalogue_put_head(struct db *db, const char *machine, const struct digest *
 
     if (r == 0)
         r = db_run(db, err, "UPDATE machine SET head = ? WHERE name = ?", "dt", head, machine);
-    r = changed_one(db, r, "machine", machine, err);
+    if (r == 0 && db_changes(db) == 0)
+        return catalogue_need_machine(db, machine, err);
     if (r == 0)
         r = db_run(db, err, "UPDATE machine SET sum = " DB_MACHINE_SUM " WHERE name = ?", "t",
                    machine);
@@ -340,8 +339,11 @@ int catalogue_checkpoint_by_prefix(struct store *store, const char *hex, struct 
                    "t", hex);
     if (r == 0)
         r = db_step(db, stmt, err);
-    if (r == 0)
-        return error_set(err, STATUS_NOT_FOUND, ENOENT, "no checkpoint's id begins with %s", hex);
+    if (r == 0) {
+        error_set(err, STATUS_NOT_FOUND, ENOENT, "no checkpoint's id begins with %s", hex);
+        error_hint(err, "'stasis history' shows all checkpoints");
+        return -ENOENT;
+    }
     if (r == 1)
         r = db_column_digest(stmt, 0, &found, err);
     if (r == 0)
@@ -404,8 +406,7 @@ int catalogue_manifest_text(struct store *store, const struct digest *id, char *
     if (r == 0)
         r = db_step(db, stmt, err);
     if (r == 0)
-        return error_set(err, STATUS_NOT_FOUND, ENOENT, "there is no checkpoint %s",
-                         digest_hex(id, hex));
+        return no_checkpoint(digest_hex(id, hex), err);
     if (r < 0)
         return r;
     length = (size_t)sqlite3_column_bytes(stmt, 0);
@@ -417,8 +418,12 @@ int catalogue_manifest_text(struct store *store, const struct digest *id, char *
     actual = digest_of(text, length);
     if (!digest_equal(&actual, id)) {
         free(text);
-        return error_corrupt(err, "catalogue.db: the manifest of checkpoint %s is damaged",
-                             digest_hex(id, hex));
+        error_corrupt(err, "catalogue.db: the manifest of checkpoint %s is damaged",
+                      digest_hex(id, hex));
+        error_hint(
+            err,
+            "'stasis verify' names all damage; that checkpoint must be pulled or received again");
+        return -EBADMSG;
     }
     *text_out = text;
     *length_out = length;
@@ -526,7 +531,12 @@ int catalogue_resolve(struct store *store, const char *reference, struct digest 
             return error_errno(err, ENOMEM, "resolving '%s'", reference);
         return catalogue_checkpoint_by_name(store, machine, at + 1, out, err);
     }
-    r = resolve_machine(store, reference, out, err);
+    /* A whole id is never a machine's name, and no image may pose as one. */
+    r = is_id_prefix(reference) && strlen(reference) == 2 * DIGEST_SIZE
+            ? catalogue_checkpoint_by_prefix(store, reference, out, err)
+            : -ENOENT;
+    if (r == -ENOENT)
+        r = resolve_machine(store, reference, out, err);
     if (r == -ENOENT)
         r = resolve_image(store, reference, out, err);
     if (r == -ENOENT && is_id_prefix(reference))

@@ -82,7 +82,8 @@ int catalogue_image_list(struct store *store, struct catalogue_image **out, size
 /*
  * Finds what a user's reference means (cli.md): "web@patched", an image
  * "debian:12" ("debian" = "debian:latest"), at least 8 digits of an id, or a
- * machine's name (its head). A machine wins over an image of the same name.
+ * machine's name (its head). A machine wins over an image of the same name, and
+ * both over the digits of an id unless those are all of them.
  * -ENOENT with a hint.
  */
 int catalogue_resolve(struct store *store, const char *reference, struct digest *out,

@@ -359,6 +359,54 @@ static void a_newer_schema_is_refused(void **state)
     assert_non_null(strstr(err.message, "newer"));
 }
 
+static int commit_manifest(struct fixture *f, const struct manifest *m, const char *text,
+                           const char *machine, const char *name, struct digest *id)
+{
+    struct ingest_commit commit = {.manifest = m, .machine = machine, .name = name};
+    struct error err = ERROR_INIT;
+    struct ingest *in = NULL;
+    struct digest root;
+    int r;
+
+    must(ingest_begin(f->store, &in, &err), &err);
+    must(ingest_memory(in, text, strlen(text), &root, &err), &err);
+    r = ingest_commit(in, &commit, id, &err);
+    if (r == -EEXIST)
+        assert_string_not_equal(err.hint, "");
+    ingest_free(in);
+    return r;
+}
+
+static void the_same_checkpoint_may_get_a_name_later(void **state)
+{
+    struct fixture *f = *state;
+    struct digest id = commit_text(f, "a", NULL, NULL), again;
+    struct error err = ERROR_INIT;
+    struct manifest m;
+
+    make_machine(f, "web", &id);
+    must(catalogue_manifest_read(f->store, &id, &m, &err), &err);
+    assert_int_equal(commit_manifest(f, &m, "a", "web", "late", &again), 0);
+    assert_memory_equal(&again, &id, sizeof(id));
+    assert_resolves(f, "web@late", &id);
+    assert_store_is_sound(f->store);
+    assert_int_equal(commit_manifest(f, &m, "a", "web", "later", &again), -EEXIST);
+}
+
+static void a_whole_id_means_its_checkpoint_whatever_has_that_name(void **state)
+{
+    struct fixture *f = *state;
+    struct digest id = commit_text(f, "a", NULL, NULL), other = commit_text(f, "b", NULL, NULL);
+    char hex[DIGEST_HEX_SIZE];
+
+    tag(f, &other, digest_hex(&id, hex), "latest");
+    assert_resolves(f, hex, &id);
+    /* Fewer digits may be a name, and names are what people type. */
+    hex[12] = '\0';
+    make_machine(f, hex, &other);
+    assert_resolves(f, hex, &other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +427,8 @@ int main(void)
         TEST(an_emptied_catalogue_does_not_make_a_new_store),
         TEST(a_catalogue_of_rubbish_is_corrupt),
         TEST(a_newer_schema_is_refused),
+        TEST(the_same_checkpoint_may_get_a_name_later),
+        TEST(a_whole_id_means_its_checkpoint_whatever_has_that_name),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
