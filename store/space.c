@@ -312,6 +312,8 @@ int space_each_page(struct space *space,
 
 struct diff {
     struct store *store;
+    uint64_t pages_a;
+    uint64_t pages_b;
     int (*visit)(uint64_t page, struct page_ref in_a, struct page_ref in_b, void *context);
     void *context;
     struct error *err;
@@ -355,6 +357,17 @@ static bool sides_equal(const struct side *a, const struct side *b)
     return a->level == b->level && digest_equal(&a->digest, &b->digest);
 }
 
+/* Visitors have room for the pages that the spaces have. */
+static int check_inside(struct diff *diff, uint64_t page, struct page_ref in_a,
+                        struct page_ref in_b)
+{
+    if ((page < diff->pages_a || page_ref_is_zero(in_a)) &&
+        (page < diff->pages_b || page_ref_is_zero(in_b)))
+        return 0;
+    return error_corrupt(diff->err, "a map lists page %llu, beyond the end of its space",
+                         (unsigned long long)page);
+}
+
 static int diff_leaf(struct diff *diff, const struct map_node *a, const struct map_node *b,
                      uint64_t first)
 {
@@ -364,7 +377,10 @@ static int diff_leaf(struct diff *diff, const struct map_node *a, const struct m
         struct page_ref in_a = has_child(a, i) ? a->pages[i] : (struct page_ref){0};
         struct page_ref in_b = has_child(b, i) ? b->pages[i] : (struct page_ref){0};
 
-        if (!page_ref_equal(in_a, in_b))
+        if (page_ref_equal(in_a, in_b))
+            continue;
+        r = check_inside(diff, first + i, in_a, in_b);
+        if (r == 0)
             r = diff->visit(first + i, in_a, in_b, diff->context);
     }
     return r;
@@ -396,7 +412,7 @@ int space_diff(struct space *a, struct space *b,
                             void *context),
                void *context, struct error *err)
 {
-    struct diff diff = {a->store, visit, context, err};
+    struct diff diff = {a->store, a->page_count, b->page_count, visit, context, err};
     struct side side_a = {true, a->root_level, a->root}, side_b = {true, b->root_level, b->root};
     unsigned level = a->root_level > b->root_level ? a->root_level : b->root_level;
 

@@ -68,16 +68,18 @@ int space_page_ref(struct space *space, uint64_t page, struct page_ref *out, str
 int space_next(struct space *space, uint64_t page, uint64_t *page_out, struct page_ref *ref_out,
                struct error *err);
 
-/* Calls visit for every non-zero page in order with its bytes (valid during the
- * call), decoding each group once where pages are neighbours. Stops at the first
- * non-zero return of visit and returns it. For restoring RAM and exporting. */
+/* Calls visit for every non-zero page in order with its bytes (whole pages, the
+ * last one too, whatever the size; valid during the call), decoding each group once where pages are
+ * neighbours. Stops at the first non-zero return of visit and returns it. For restoring RAM and
+ * exporting. */
 int space_each_page(struct space *space,
                     int (*visit)(uint64_t page, const void *bytes, void *context), void *context,
                     struct error *err);
 
 /* Calls visit for every page whose reference differs, in order; equal subtrees
  * are skipped by digest. The spaces may have different sizes: beyond the end of
- * one its pages are zero. Both belong to the same store. */
+ * one its pages are zero; a map that lists pages there is an error (-EBADMSG).
+ * Both belong to the same store. */
 int space_diff(struct space *a, struct space *b,
                int (*visit)(uint64_t page, struct page_ref in_a, struct page_ref in_b,
                             void *context),

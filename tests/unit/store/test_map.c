@@ -329,6 +329,53 @@ static void reading_beyond_the_end_is_refused(void **state)
     space_close(space);
 }
 
+static int count_difference(uint64_t page, struct page_ref a, struct page_ref b, void *context)
+{
+    (void)a;
+    (void)b;
+    assert_true(page < 5);
+    ++*(unsigned *)context;
+    return 0;
+}
+
+/* Visitors keep a bit or a slot for each page of the larger space. */
+static void comparing_never_visits_pages_beyond_the_end(void **state)
+{
+    struct fixture *f = *state;
+    struct map_node leaf = {.level = 0, .present = 1 << 4 | 1 << 20};
+    _cleanup_free_ uint8_t *data = make_pages(2, 1);
+    struct digest small, large, id;
+    struct error err = ERROR_INIT;
+    struct space *a, *b, *c;
+    struct ingest *in = NULL;
+    unsigned visits = 0;
+    struct manifest m;
+
+    must(ingest_begin(f->store, &in, &err), &err);
+    must(ingest_memory(in, data, STASIS_PAGE_SIZE, &small, &err), &err);
+    must(ingest_page(in, data + STASIS_PAGE_SIZE, &leaf.pages[4], &err), &err);
+    leaf.pages[20] = leaf.pages[4];
+    must(ingest_node(in, &leaf, &large, &err), &err);
+    make_manifest(&m, &small, STASIS_PAGE_SIZE);
+    must(manifest_space_set(&m, "kernel", 5 * STASIS_PAGE_SIZE, &large), &err);
+    struct ingest_commit commit = {.manifest = &m};
+
+    must(ingest_commit(in, &commit, &id, &err), &err);
+    ingest_free(in);
+    must(catalogue_manifest_read(f->store, &id, &m, &err), &err);
+    must(space_open(f->store, &small, STASIS_PAGE_SIZE, &a, &err), &err);
+    must(space_open(f->store, &large, 5 * STASIS_PAGE_SIZE, &b, &err), &err);
+    must(space_open(f->store, &small, 5 * STASIS_PAGE_SIZE, &c, &err), &err);
+    assert_int_equal(space_diff(a, b, count_difference, &visits, &err), -EBADMSG);
+    assert_int_equal(space_diff(b, a, count_difference, &visits, &err), -EBADMSG);
+    assert_int_equal(visits, 4);
+    must(space_diff(a, c, count_difference, &visits, &err), &err);
+    assert_int_equal(visits, 4);
+    space_close(a);
+    space_close(b);
+    space_close(c);
+}
+
 static void an_exported_space_has_its_bytes_holes_and_size(void **state)
 {
     struct fixture *f = *state;
@@ -406,6 +453,7 @@ int main(void)
         TEST(pages_out_of_order_are_refused),
         TEST(a_visitor_can_stop_the_walk),
         TEST(reading_beyond_the_end_is_refused),
+        TEST(comparing_never_visits_pages_beyond_the_end),
         TEST(an_exported_space_has_its_bytes_holes_and_size),
         TEST(history_depth_does_not_matter),
     };
