@@ -340,6 +340,8 @@ static int check_references(struct verify *v)
         " WHERE id NOT IN (SELECT id FROM checkpoint)",
         "SELECT 'machine ' || name || ' has lost the checkpoint it builds on' FROM machine"
         " WHERE head IS NOT NULL AND head NOT IN (SELECT id FROM checkpoint)",
+        "SELECT 'machine ' || name || ' has lost the checkpoint it was made from' FROM machine"
+        " WHERE origin NOT IN (SELECT id FROM checkpoint)",
         "SELECT 'the entry of image ' || name || ':' || tag || ' has changed' FROM image"
         " WHERE sum IS NOT " DB_IMAGE_SUM,
         "SELECT 'the entry of machine ' || name || ' has changed' FROM machine"
@@ -355,8 +357,13 @@ static int check_references(struct verify *v)
         _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
 
         r = db_prepare(db, &stmt, v->err, queries[i], "");
-        while (r == 0 && (r = db_step(db, stmt, v->err)) == 1)
-            r = note(v, "catalogue.db", 0, (const char *)sqlite3_column_text(stmt, 0), NULL);
+        while (r == 0 && (r = db_step(db, stmt, v->err)) == 1) {
+            const char *what = (const char *)sqlite3_column_text(stmt, 0);
+
+            /* In a damaged catalogue any column may be null, and the text with it. */
+            r = note(v, "catalogue.db", 0, what != NULL ? what : "an entry has lost its name",
+                     NULL);
+        }
     }
     return r;
 }

@@ -385,6 +385,32 @@ static void flipped_bytes_of_the_catalogue_never_crash(void **state)
     assert_dir_is_sound(f->store_dir);
 }
 
+static void a_machine_without_its_origin_is_found(void **state)
+{
+    struct fixture *f = *state;
+    struct digest first = commit_disk(f->store, "abc", 3, NULL, NULL);
+    struct error err = ERROR_INIT;
+
+    must(catalogue_machine_create(f->store, "web", &first, &err), &err);
+    commit_disk(f->store, "abcd", 4, "web", NULL);
+    sql(f, "DELETE FROM checkpoint WHERE id = (SELECT origin FROM machine)");
+    struct report report = verify(f->store);
+
+    assert_int_equal(report.findings, 1);
+    assert_non_null(strstr(report.what, "web"));
+}
+
+/* No column says NULL in a good catalogue; in a damaged one any may. */
+static void entries_that_have_lost_their_names_are_found(void **state)
+{
+    struct fixture *f = *state;
+
+    commit_disk(f->store, "abc", 3, NULL, NULL);
+    sql(f, "DROP TABLE image; CREATE TABLE image(name, tag, id, created_us, sum);"
+           "INSERT INTO image SELECT NULL, NULL, id, 1, 2 FROM checkpoint");
+    assert_int_equal(verify(f->store).findings, 1);
+}
+
 static int cancel(uint64_t done, uint64_t total, void *context)
 {
     assert_true(done <= total);
@@ -419,6 +445,8 @@ int main(void)
         TEST(a_changed_manifest_is_found),
         TEST(a_changed_row_is_found),
         TEST(an_image_without_its_checkpoint_is_found),
+        TEST(a_machine_without_its_origin_is_found),
+        TEST(entries_that_have_lost_their_names_are_found),
         TEST(flipped_bytes_of_the_catalogue_never_crash),
         TEST(verify_can_be_cancelled),
     };
