@@ -74,6 +74,8 @@ int process_kill_machine(const char *machine_dir, struct error *err)
         return error_errno(err, errno, "cannot reach process %d", (int)pid);
     _cleanup_free_ char *path = io_format("/proc/%d/cmdline", (int)pid);
     size_t length = read_some(path, cmdline, sizeof(cmdline));
+    if (length == 0)
+        return 0; /* it is dying: its memory is gone, its lock will be */
     if (!process_is_machine(cmdline, length)) {
         error_set(err, STATUS_FAILED, EPERM, "%s/lock names process %d, which is no machine",
                   machine_dir, (int)pid);
