@@ -122,7 +122,7 @@ static void every_clone_has_every_byte(void **state)
     guest_detach(&guest);
     stasis_ok(*state, "clone m@one c -n 3");
     for (unsigned i = 1; i <= 3; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof(name), "c-%u", i);
         struct look after = look_at(*state, name, 2);
         assert_same_look(&before, &after);
@@ -265,7 +265,7 @@ static void a_save_under_load_is_of_one_instant(void **state)
     }
     for (unsigned i = 0; i < 5; i++) {
         stasis_ok(site, "clone m@s%u c%u", i, i);
-        char name[8];
+        char name[16];
         snprintf(name, sizeof(name), "c%u", i);
         guest_attach(&clone, site, name, 0);
         ask_ok(&clone, "churn check");

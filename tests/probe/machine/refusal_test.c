@@ -78,7 +78,7 @@ static void two_saves_at_once_are_two_or_busy(void **state)
     for (unsigned i = 0; i < 4; i++) {
         int code = stasis_end(site, pids[i]);
         assert_true(code == 0 || code == STATUS_BUSY);
-        char name[8];
+        char name[16];
         snprintf(name, sizeof(name), "m@s%u", i);
         if (code == 0)
             stasis_ok(site, "inspect %s", name);
