@@ -189,8 +189,10 @@ static int transact(struct ingest *in, const struct ingest_commit *commit, const
      * it: the packs must stay. Unlisted, they go when the store is opened next. */
     in->committed = true;
     r = db_commit(db, err);
-    if (r == 0)
-        store_load_packs_locked(in->store, NULL);
+    /* Our own commit does not change the version that store_refresh() looks at: if
+     * this cannot load our packs now, the next one must try. */
+    if (r == 0 && store_load_packs_locked(in->store, NULL) < 0)
+        in->store->data_version = -1;
     return r;
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 static void a_page_comes_back_after_reopening(void **state)
@@ -270,6 +271,36 @@ static void packs_roll_over(void **state)
     assert_disk(f->store, &id, data, (uint64_t)PAGES * STASIS_PAGE_SIZE);
 }
 
+/* No process can be made to run out of files at one moment alone: the limit is
+ * what it has open, until the commit is over. */
+static void a_commit_that_cannot_open_its_packs_can_be_read_later(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = make_pages(3, 1);
+    struct error err = ERROR_INIT;
+    struct rlimit before, tight;
+    struct ingest *in = NULL;
+    struct digest root, id;
+    struct manifest m;
+    int r, next;
+
+    must(ingest_begin(f->store, &in, &err), &err);
+    must(ingest_memory(in, data, 3 * STASIS_PAGE_SIZE, &root, &err), &err);
+    make_manifest(&m, &root, 3 * STASIS_PAGE_SIZE);
+    struct ingest_commit commit = {.manifest = &m};
+
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    next = dup(0);
+    close(next);
+    tight = (struct rlimit){(rlim_t)next, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    r = ingest_commit(in, &commit, &id, &err);
+    setrlimit(RLIMIT_NOFILE, &before);
+    ingest_free(in);
+    must(r, &err);
+    assert_disk(f->store, &id, data, 3 * STASIS_PAGE_SIZE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -288,6 +319,7 @@ int main(void)
         TEST(a_manifest_whose_map_is_missing_is_refused),
         TEST(a_taken_name_can_be_replaced_by_another),
         TEST(packs_roll_over),
+        TEST(a_commit_that_cannot_open_its_packs_can_be_read_later),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
