@@ -91,20 +91,20 @@ static int read_index(struct packs *packs, const struct pack *pack, const struct
     return 0;
 }
 
-static int append_locked(struct packs *packs, struct pack *pack)
+static int reserve_locked(struct packs *packs)
 {
-    if (packs->count == packs->capacity) {
-        uint32_t capacity = packs->capacity == 0 ? 64 : packs->capacity * 2;
-        struct pack **list = realloc(packs->list, capacity * sizeof(*list));
+    uint32_t capacity = packs->capacity == 0 ? 64 : packs->capacity * 2;
+    struct pack **list;
 
-        if (list == NULL || packs->count >= PACKS_MAX - 1)
-            return -ENOMEM;
-        packs->list = list;
-        packs->capacity = capacity;
-    }
-    packs->list[packs->count++] = pack;
-    if (pack->damage != NULL)
-        packs->damaged++;
+    if (packs->count < packs->capacity)
+        return 0;
+    if (packs->count >= PACKS_MAX - 1)
+        return -ENOMEM;
+    list = realloc(packs->list, capacity * sizeof(*list));
+    if (list == NULL)
+        return -ENOMEM;
+    packs->list = list;
+    packs->capacity = capacity;
     return 0;
 }
 
@@ -121,13 +121,17 @@ static int index_objects_locked(struct packs *packs, const struct pack *pack)
 
 static int publish(struct packs *packs, struct pack *pack)
 {
-    int r = 0;
+    int r;
 
     pthread_rwlock_wrlock(&packs->lock);
-    if (pack->index != NULL)
+    /* In this order: no object may be indexed under a number that is not taken. */
+    r = reserve_locked(packs);
+    if (r == 0 && pack->index != NULL)
         r = index_objects_locked(packs, pack);
-    if (r == 0)
-        r = append_locked(packs, pack);
+    if (r == 0) {
+        packs->list[packs->count++] = pack;
+        packs->damaged += pack->damage != NULL;
+    }
     pthread_rwlock_unlock(&packs->lock);
     return r;
 }
