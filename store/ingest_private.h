@@ -106,7 +106,7 @@ bool ingest_sees_node(struct ingest *in, const struct digest *digest);
 /* Is the page in a pack of our view? */
 bool ingest_view_has_page(struct ingest *in, struct page_ref ref);
 
-/* A page's bytes, our own or of our view. */
+/* Finds an equal page, or the reference a new one gets: see ingest.c. */
 int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,
                      struct page_ref *ref_out, bool *exists_out, struct error *err);
 

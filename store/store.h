@@ -28,7 +28,8 @@ struct store;
 
 /* Opens the store in dir; makes an empty one if there is none and create is
  * true (-ENOENT otherwise). All functions on a store are thread-safe unless they
- * say otherwise. Removes temporary packs that no living process owns. */
+ * say otherwise. Removes packs, finished or not, that are not in the catalogue and
+ * that no living process owns. */
 int store_open(const char *dir, bool create, struct store **out, struct error *err);
 void store_close(struct store *store);
 
@@ -69,9 +70,9 @@ int space_next(struct space *space, uint64_t page, uint64_t *page_out, struct pa
                struct error *err);
 
 /* Calls visit for every non-zero page in order with its bytes (whole pages, the
- * last one too, whatever the size; valid during the call), decoding each group once where pages are
- * neighbours. Stops at the first non-zero return of visit and returns it. For restoring RAM and
- * exporting. */
+ * last one too, whatever the size; valid during the call), decoding each group
+ * once where pages are neighbours. Stops at the first non-zero return of visit and
+ * returns it. For restoring RAM and exporting. */
 int space_each_page(struct space *space,
                     int (*visit)(uint64_t page, const void *bytes, void *context), void *context,
                     struct error *err);
