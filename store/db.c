@@ -327,7 +327,7 @@ static int make_schema(struct db *db, struct error *err)
     return db_commit(db, err);
 }
 
-int db_open(struct db *db, const char *path, struct error *err)
+int db_open(struct db *db, const char *path, bool may_be_new, struct error *err)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     int rc, r;
@@ -352,7 +352,7 @@ int db_open(struct db *db, const char *path, struct error *err)
         return db_error(db, rc, err);
     r = has_schema(db, err);
     if (r == 0)
-        r = make_schema(db, err);
+        r = may_be_new ? make_schema(db, err) : -ENODATA;
     return r < 0 ? r : check_schema(db, err);
 }
 

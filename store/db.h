@@ -22,8 +22,9 @@ struct db {
 #define DB_MACHINE_SUM "row_sum(name, created_us, head, origin)"
 #define DB_IMAGE_SUM "row_sum(name, tag, id, created_us)"
 
-/* Opens or creates the catalogue and its tables; refuses a newer schema. */
-int db_open(struct db *db, const char *path, struct error *err);
+/* Opens or creates the catalogue and its tables; refuses a newer schema. may_be_new
+ * false: -ENODATA (no message) if it has no tables. */
+int db_open(struct db *db, const char *path, bool may_be_new, struct error *err);
 void db_close(struct db *db); /* of a half-opened one too */
 
 void db_lock(struct db *db);

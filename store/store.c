@@ -99,19 +99,27 @@ static int remove_leftover(struct store *store, const char *name)
     return 0;
 }
 
-/* An empty catalogue beside packs is not a new store: making it one would throw
- * the packs away. */
-static int check_not_lost(struct store *store, struct error *err)
+static int catalogue_is_lost(struct store *store, struct error *err)
 {
-    struct stat st;
-    bool empty = fstatat(store->dirfd, "catalogue.db", &st, 0) < 0 || st.st_size == 0;
-
-    if (!empty || each_pack_file(store, is_pack_file) != 1)
-        return 0;
     error_corrupt(err, "the store %s has packs but its catalogue.db is missing or empty",
                   store->dir);
     error_hint(err, "put catalogue.db (and catalogue.db-wal) back from a copy");
     return -EBADMSG;
+}
+
+/* A catalogue without tables beside packs is not a new store: making it one would
+ * throw the packs away. *has_packs_out: so db_open() must not make tables. */
+static int check_not_lost(struct store *store, bool *has_packs_out, struct error *err)
+{
+    struct stat st;
+    int r = each_pack_file(store, is_pack_file);
+
+    if (r < 0)
+        return r;
+    *has_packs_out = r == 1;
+    if (r == 0 || (fstatat(store->dirfd, "catalogue.db", &st, 0) == 0 && st.st_size != 0))
+        return 0;
+    return catalogue_is_lost(store, err);
 }
 
 static int open_dirs(struct store *store, bool create, struct error *err)
@@ -143,14 +151,17 @@ static int open_dirs(struct store *store, bool create, struct error *err)
 static int open_catalogue(struct store *store, struct error *err)
 {
     _cleanup_free_ char *path = io_format("%s/catalogue.db", store->dir);
+    bool has_packs = false;
     int r;
 
     while (flock(store->dirfd, LOCK_EX) < 0)
         if (errno != EINTR)
             return error_errno(err, errno, "locking the store %s", store->dir);
-    r = check_not_lost(store, err);
+    r = check_not_lost(store, &has_packs, err);
     if (r == 0)
-        r = db_open(&store->db, path, err);
+        r = db_open(&store->db, path, !has_packs, err);
+    if (r == -ENODATA)
+        r = catalogue_is_lost(store, err);
     if (r == 0)
         r = each_pack_file(store, remove_leftover);
     flock(store->dirfd, LOCK_UN);

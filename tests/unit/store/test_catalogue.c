@@ -330,6 +330,24 @@ static void an_emptied_catalogue_does_not_make_a_new_store(void **state)
     assert_corrupt(f);
 }
 
+/* The first page of a catalogue is written before its tables: with its log gone it
+ * looks like one that is just being made. */
+static void a_catalogue_without_its_tables_does_not_make_a_new_store(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ char *path = io_format("%s/catalogue.db", f->store_dir);
+    sqlite3 *db;
+
+    commit_text(f, "x", NULL, NULL);
+    close_store(f);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA journal_mode=WAL", 0, 0, 0), SQLITE_OK);
+    sqlite3_close(db);
+    assert_corrupt(f);
+    assert_int_equal(count_files(f, ".pack"), 2);
+}
+
 static void a_catalogue_of_rubbish_is_corrupt(void **state)
 {
     struct fixture *f = *state;
@@ -425,6 +443,7 @@ int main(void)
         TEST(a_missing_store_is_not_made_unasked),
         TEST(a_truncated_catalogue_is_corrupt),
         TEST(an_emptied_catalogue_does_not_make_a_new_store),
+        TEST(a_catalogue_without_its_tables_does_not_make_a_new_store),
         TEST(a_catalogue_of_rubbish_is_corrupt),
         TEST(a_newer_schema_is_refused),
         TEST(the_same_checkpoint_may_get_a_name_later),
