@@ -3,7 +3,6 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
-#include "base/io.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -134,6 +133,9 @@ struct join {
     uint8_t pending[2 * CHUNK_SIZE]; /* typed, not yet sent */
     size_t pending_length;
     size_t pending_sent;
+    uint8_t output[CHUNK_SIZE]; /* from the machine, not yet printed */
+    size_t output_length;
+    size_t output_printed;
     uint64_t deadline_ns; /* UINT64_MAX: none */
     sigset_t wait_mask;
 };
@@ -177,21 +179,32 @@ static int send_pending(struct join *j, enum terminal_end *end)
 
 static int read_line(struct join *j, enum terminal_end *end)
 {
-    uint8_t chunk[CHUNK_SIZE];
-
-    ssize_t n = recv(j->fd, chunk, sizeof(chunk), MSG_DONTWAIT);
+    ssize_t n = recv(j->fd, j->output, sizeof(j->output), MSG_DONTWAIT);
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return 1;
     if (n <= 0) {
         *end = TERMINAL_MACHINE_ENDED;
         return 0;
     }
-    int r = io_write_full(STDOUT_FILENO, chunk, (size_t)n);
-    if (r < 0 && j->terminal) {
+    j->output_length = (size_t)n;
+    j->output_printed = 0;
+    return 1;
+}
+
+static int print_output(struct join *j, enum terminal_end *end)
+{
+    ssize_t n =
+        write(STDOUT_FILENO, j->output + j->output_printed, j->output_length - j->output_printed);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN))
+        return 1;
+    if (n < 0 && j->terminal) {
         *end = TERMINAL_DETACHED;
         return 0;
     }
-    return r < 0 ? r : 1;
+    if (n < 0)
+        return -errno;
+    j->output_printed += (size_t)n;
+    return 1;
 }
 
 static int timeout_until(uint64_t deadline_ns, struct timespec *out)
@@ -208,10 +221,16 @@ static int timeout_until(uint64_t deadline_ns, struct timespec *out)
 static int step(struct join *j, enum terminal_end *end)
 {
     const bool sending = j->pending_sent < j->pending_length;
-    struct pollfd fds[2] = {
-        {.fd = j->fd, .events = (short)(POLLIN | (sending ? POLLOUT : 0))},
+    const bool printing = j->output_printed < j->output_length;
+    const int line_events = (printing ? 0 : POLLIN) | (sending ? POLLOUT : 0);
+    struct pollfd fds[3] = {
+        /* A negative one is passed over: it could not be kept from telling a hang-up. */
+        {.fd = line_events != 0 ? j->fd : -1, .events = (short)line_events},
         /* No more is read than the machine takes: typing must not pile up. */
         {.fd = sending || j->input_ended ? -1 : STDIN_FILENO, .events = POLLIN},
+        /* Waited for here and not in write(), where signals are blocked: a pipe that
+         * nobody reads must not make a process that cannot be ended. */
+        {.fd = printing ? STDOUT_FILENO : -1, .events = POLLOUT},
     };
     struct timespec left;
     const bool limited = j->deadline_ns != UINT64_MAX;
@@ -220,11 +239,13 @@ static int step(struct join *j, enum terminal_end *end)
         *end = TERMINAL_TIMED_OUT;
         return 0;
     }
-    int n = ppoll(fds, 2, limited ? &left : NULL, &j->wait_mask);
+    int n = ppoll(fds, ARRAY_LEN(fds), limited ? &left : NULL, &j->wait_mask);
     if (n < 0)
         return errno == EINTR ? 1 : -errno;
     int r = 1;
-    if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0)
+    if (fds[2].revents != 0)
+        r = print_output(j, end);
+    if (r > 0 && !printing && (fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0)
         r = read_line(j, end);
     if (r > 0 && (fds[0].revents & POLLOUT) != 0)
         r = send_pending(j, end);
@@ -237,6 +258,7 @@ static int step(struct join *j, enum terminal_end *end)
 static bool is_over(const struct join *j, enum terminal_end *end)
 {
     const bool sent = j->pending_sent == j->pending_length;
+    const bool printed = j->output_printed == j->output_length;
 
     if (caught_signal != 0) {
         *end = caught_signal == SIGHUP ? TERMINAL_DETACHED : TERMINAL_INTERRUPTED;
@@ -246,7 +268,7 @@ static bool is_over(const struct join *j, enum terminal_end *end)
         *end = TERMINAL_DETACHED;
         return true;
     }
-    if (j->input_ended && sent && !j->options->wait) {
+    if (j->input_ended && sent && printed && !j->options->wait) {
         *end = TERMINAL_INPUT_ENDED;
         return true;
     }

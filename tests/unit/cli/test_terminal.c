@@ -212,6 +212,21 @@ static void output_is_printed_until_the_machine_ends(void **state)
     assert_reads(f->output, "hello");
 }
 
+/* Signals are blocked but while waiting: it must not wait within write(). */
+static void output_that_nobody_reads_does_not_hold_it(void **state)
+{
+    struct fixture *f = *state;
+    char chunk[4096];
+
+    memset(chunk, 'x', sizeof(chunk));
+    end_input(f);
+    fcntl(f->line[1], F_SETFL, O_NONBLOCK);
+    /* More than a pipe holds, and the reader of the pipe does not read. */
+    while (write(f->line[1], chunk, sizeof(chunk)) > 0)
+        continue;
+    assert_int_equal(join(f, true, 50), TERMINAL_TIMED_OUT);
+}
+
 static void waiting_ends_with_the_time_given(void **state)
 {
     struct fixture *f = *state;
@@ -334,6 +349,7 @@ int main(void)
         cmocka_unit_test(escape_keys_are_read_in_all_spellings),
         TEST(input_from_a_file_is_sent_as_it_is),
         TEST(output_is_printed_until_the_machine_ends),
+        TEST(output_that_nobody_reads_does_not_hold_it),
         TEST(waiting_ends_with_the_time_given),
         TEST(a_machine_that_does_not_read_is_no_deadlock),
         TEST(signal_handlers_come_back),
