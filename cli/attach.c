@@ -28,18 +28,35 @@ static int open_console(struct cli *cli, const char *machine, bool replay, int *
     return 0;
 }
 
-static void say(const char *machine, enum terminal_end end)
+/* On a terminal the cursor is still behind what the guest printed. */
+static void say(const char *machine, enum terminal_end end, bool person)
 {
+    const char *begin = person ? "\n" : "";
+
     switch (end) {
     case TERMINAL_MACHINE_ENDED:
-        fprintf(stderr, "\n%s has ended\n", machine);
+        fprintf(stderr, "%s%s has ended\n", begin, machine);
         break;
     case TERMINAL_DETACHED:
-        fprintf(stderr, "\ndetached; stasis console %s attaches again\n", machine);
+        fprintf(stderr, "%sdetached; stasis console %s attaches again\n", begin, machine);
         break;
     default:
         break;
     }
+}
+
+/* The line is closed a moment before the machine is gone. That it was closed alone is
+ * nothing to pass over: whoever reads what is printed would take it for the end. */
+static int await_end(struct cli *cli, const char *machine, struct error *err)
+{
+    if (machine_wait(&cli->home, machine, LINGER_MS) != -ETIMEDOUT)
+        return 0;
+    _cleanup_json_ json_t *status = machines_status(cli, machine);
+    if (status == NULL)
+        return 0; /* it serves nobody any more: a slow end is one too */
+    error_set(err, STATUS_FAILED, ECONNRESET, "%s goes on, but has closed its console", machine);
+    error_hint(err, "stasis console %s attaches again; machine.log may say why", machine);
+    return -ECONNRESET;
 }
 
 /* It was over before anybody could attach: what it printed is in its log. */
@@ -77,11 +94,10 @@ int attach_console(struct cli *cli, const char *machine, bool replay,
         fprintf(stderr, "attached to %s; Ctrl-%c d detaches\n", machine,
                 (options->escape | 0x40) + (options->escape <= 26 ? 0x20 : 0));
     r = terminal_join(fd, options, end_out, err);
-    /* It closes the line a moment before it is gone. */
     if (r >= 0 && *end_out == TERMINAL_MACHINE_ENDED)
-        machine_wait(&cli->home, machine, LINGER_MS);
-    if (r >= 0 && person)
-        say(machine, *end_out);
+        r = await_end(cli, machine, err);
+    if (r >= 0)
+        say(machine, *end_out, person);
     return r;
 }
 
