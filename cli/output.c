@@ -45,9 +45,22 @@ json_t *output_uint(uint64_t value)
     return json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value);
 }
 
+json_t *output_text(const char *text)
+{
+    json_t *json = json_string(text);
+
+    if (json != NULL)
+        return json;
+    _cleanup_free_ char *ascii = strdup(text);
+    for (char *c = ascii; c != NULL && *c != '\0'; c++)
+        if ((*c & 0x80) != 0)
+            *c = '?';
+    return ascii != NULL ? json_string(ascii) : NULL;
+}
+
 json_t *output_text_or_null(const char *text)
 {
-    return text != NULL ? json_string(text) : json_null();
+    return text != NULL ? output_text(text) : json_null();
 }
 
 int output_json(const json_t *value, struct error *err)

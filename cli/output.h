@@ -59,6 +59,8 @@ json_t *output_time(int64_t wall_us);
 json_t *output_id(const struct digest *id);
 /* JSON integers are signed; what does not fit is cut to the largest. */
 json_t *output_uint(uint64_t value);
+/* JSON strings are UTF-8: in a text that is not, bytes beyond ASCII become '?'. */
+json_t *output_text(const char *text);
 json_t *output_text_or_null(const char *text);
 
 /* Colour: a terminal, no NO_COLOR, TERM not dumb. */

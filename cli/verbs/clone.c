@@ -40,6 +40,14 @@ static int find_source(struct cli *cli, const char *reference, struct digest *ou
     return machines_checkpoint(cli, reference, out, err);
 }
 
+/* Adds to an error what to do about it here. */
+static int taken(const char *name, int r, struct error *err)
+{
+    if (r == -EEXIST)
+        error_hint(err, "choose another NEW, or remove that one: stasis rm %s", name);
+    return r;
+}
+
 static int launch_one(struct cli *cli, struct plan *plan, char **name_out, struct error *err)
 {
     if (!plan->numbered) {
@@ -47,7 +55,7 @@ static int launch_one(struct cli *cli, struct plan *plan, char **name_out, struc
         char *made = NULL;
         int r = machines_launch(cli, plan->base, &plan->start, &made, err);
         free(made);
-        return r;
+        return taken(plan->base, r, err);
     }
     for (;;) {
         _cleanup_free_ char *name =
@@ -58,7 +66,7 @@ static int launch_one(struct cli *cli, struct plan *plan, char **name_out, struc
         if (r == -EEXIST && plan->pick && err->status == STATUS_EXISTS && plan->next < UINT32_MAX)
             continue;
         *name_out = steal_pointer(name);
-        return r;
+        return taken(*name_out, r, err);
     }
 }
 
@@ -73,7 +81,7 @@ static json_t *clone_one(struct cli *cli, struct plan *plan)
     if (r >= 0)
         return item;
     json_object_set_new(item, "status", json_integer(one.status));
-    json_object_set_new(item, "message", json_string(one.message));
+    json_object_set_new(item, "message", output_text(one.message));
     if (plan->count > 1)
         cli_print_error(&one);
     plan->failures++;

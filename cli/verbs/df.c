@@ -4,15 +4,15 @@
 #include "store/usage.h"
 
 static const struct output_column columns[] = {
-    {"machines", "machines", OUTPUT_COUNT},
-    {"checkpoints", "checkpoints", OUTPUT_COUNT},
-    {"images", "images", OUTPUT_COUNT},
+    {"machines", "machine_count", OUTPUT_COUNT},
+    {"checkpoints", "checkpoint_count", OUTPUT_COUNT},
+    {"images", "image_count", OUTPUT_COUNT},
     {"logical", "logical_bytes", OUTPUT_BYTES},
     {"unique", "unique_bytes", OUTPUT_BYTES},
     {"stored", "stored_bytes", OUTPUT_BYTES},
     {"of it metadata", "metadata_bytes", OUTPUT_BYTES},
     {"garbage", "garbage_bytes", OUTPUT_BYTES},
-    {"packs", "packs", OUTPUT_COUNT},
+    {"packs", "pack_count", OUTPUT_COUNT},
     {"free", "free_bytes", OUTPUT_BYTES},
     {NULL, NULL, 0},
 };
@@ -26,12 +26,12 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     if (r < 0 || (r = store_usage_get(cli->store, &u, err)) < 0)
         return r;
     _cleanup_json_ json_t *result = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machines", output_uint(u.machines),
-        "checkpoints", output_uint(u.checkpoints), "images", output_uint(u.images), "logical_bytes",
-        output_uint(u.logical_bytes), "unique_bytes", output_uint(u.unique_bytes), "stored_bytes",
-        output_uint(u.stored_bytes), "metadata_bytes", output_uint(u.metadata_bytes),
-        "garbage_bytes", output_uint(u.garbage_bytes), "packs", output_uint(u.packs), "free_bytes",
-        output_uint(u.free_bytes));
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine_count",
+        output_uint(u.machines), "checkpoint_count", output_uint(u.checkpoints), "image_count",
+        output_uint(u.images), "logical_bytes", output_uint(u.logical_bytes), "unique_bytes",
+        output_uint(u.unique_bytes), "stored_bytes", output_uint(u.stored_bytes), "metadata_bytes",
+        output_uint(u.metadata_bytes), "garbage_bytes", output_uint(u.garbage_bytes), "pack_count",
+        output_uint(u.packs), "free_bytes", output_uint(u.free_bytes));
     return output_object(cli, columns, result, err);
 }
 

@@ -231,9 +231,9 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         struct finding f = {0};
         checks[i].check(cli, &f);
         able = able && !(checks[i].needed && f.outcome == OUTCOME_MISSING);
-        json_array_append_new(items,
-                              json_pack("{s:s, s:s, s:s, s:s}", "name", checks[i].name, "state",
-                                        outcome_names[f.outcome], "found", f.what, "hint", f.hint));
+        json_array_append_new(items, json_pack("{s:s, s:s, s:o, s:s}", "name", checks[i].name,
+                                               "state", outcome_names[f.outcome], "found",
+                                               output_text(f.what), "hint", f.hint));
     }
     int r = output_items(cli, &(struct output_list){.columns = columns, .name_key = "name"}, items,
                          err);

@@ -228,8 +228,8 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     if (r < 0 || (r = target_finish(&target, err)) < 0 || !cli->json)
         return r;
     _cleanup_json_ json_t *result =
-        json_pack("{s:s, s:s, s:o}", "file", request.path, "space", request.space, "bytes",
-                  output_uint(space_size_bytes(space)));
+        json_pack("{s:o, s:s, s:o}", "file", output_text(request.path), "space", request.space,
+                  "bytes", output_uint(space_size_bytes(space)));
     return output_json(result, err);
 }
 

@@ -30,7 +30,7 @@ static int describe_state(struct cli *cli, const struct manifest *m, json_t *out
     size_t length = 0;
     json_t *list = json_array();
 
-    json_object_set_new(out, "state", list);
+    json_object_set_new(out, "device_state", list);
     if (!m->has_state)
         return 0;
     int r = store_blob_read(cli->store, &m->state, &data, &length, err);
@@ -135,12 +135,12 @@ static int inspect_machine(struct cli *cli, const struct catalogue_machine *mach
     json_object_set_new(out, "state", json_string(machines_state(cli, machine->name, status)));
     json_t *pid = json_object_get(status, "pid");
     json_object_set(out, "pid", json_is_integer(pid) ? pid : json_null());
-    json_object_set_new(out, "status", status != NULL ? status : json_null());
+    json_object_set_new(out, "process", status != NULL ? status : json_null());
     json_object_set_new(out, "created", output_time(machine->created_us));
     json_object_set_new(out, "origin", output_id(&machine->origin));
     json_object_set_new(out, "head", machine->has_head ? output_id(&machine->head) : json_null());
-    json_object_set_new(out, "directory", json_string(dir));
-    json_object_set_new(out, "socket", json_string(socket));
+    json_object_set_new(out, "directory", output_text(dir));
+    json_object_set_new(out, "socket", output_text(socket));
     int r = store_usage_machine(cli->store, machine->name, &unique, err);
     if (r < 0)
         return r;

@@ -27,9 +27,9 @@ static void on_finding(const struct verify_finding *finding, void *context)
     for (size_t i = 0; i < finding->checkpoint_count; i++)
         json_array_append_new(checkpoints, output_id(&finding->checkpoints[i]));
     json_array_append_new(c->findings,
-                          json_pack("{s:s, s:o, s:s, s:o}", "file", finding->file, "offset_bytes",
-                                    output_uint(finding->offset), "what", finding->what,
-                                    "checkpoints", checkpoints));
+                          json_pack("{s:o, s:o, s:o, s:o}", "file", output_text(finding->file),
+                                    "offset_bytes", output_uint(finding->offset), "what",
+                                    output_text(finding->what), "checkpoints", checkpoints));
 }
 
 static void print_findings(const json_t *findings)
@@ -55,10 +55,10 @@ static int report(struct cli *cli, const struct verify_result *v, json_t *findin
 {
     char size[TEXT_SIZE];
     _cleanup_json_ json_t *result = json_pack(
-        "{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "ok", v->findings == 0, "packs",
-        output_uint(v->packs), "groups", output_uint(v->groups), "pages", output_uint(v->pages),
-        "nodes", output_uint(v->nodes), "checkpoints", output_uint(v->checkpoints), "bytes",
-        output_uint(v->bytes), "findings", findings);
+        "{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "ok", v->findings == 0, "pack_count",
+        output_uint(v->packs), "group_count", output_uint(v->groups), "page_count",
+        output_uint(v->pages), "node_count", output_uint(v->nodes), "checkpoint_count",
+        output_uint(v->checkpoints), "bytes", output_uint(v->bytes), "findings", findings);
 
     if (cli->json)
         return output_json(result, err);

@@ -136,6 +136,17 @@ static void numbers_too_large_for_json_are_cut(void **state)
     assert_true(json_integer_value(value) == INT64_MAX);
 }
 
+static void texts_of_other_encodings_are_told_in_ascii(void **state)
+{
+    _cleanup_json_ json_t *good = output_text("caf\xc3\xa9");
+    _cleanup_json_ json_t *bad = output_text("a\xff"
+                                             "b");
+
+    (void)state;
+    assert_string_equal(json_string_value(good), "caf\xc3\xa9");
+    assert_string_equal(json_string_value(bad), "a?b");
+}
+
 static void no_color_is_honoured(void **state)
 {
     (void)state;
@@ -153,6 +164,7 @@ int main(void)
         cmocka_unit_test(trees_hang_items_below_their_parents),
         cmocka_unit_test(control_characters_do_not_reach_the_terminal),
         cmocka_unit_test(numbers_too_large_for_json_are_cut),
+        cmocka_unit_test(texts_of_other_encodings_are_told_in_ascii),
         cmocka_unit_test(no_color_is_honoured),
     };
 
