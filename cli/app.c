@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
@@ -15,7 +16,20 @@ int cli_home(struct cli *cli, struct error *err)
 {
     if (cli->home.root != NULL)
         return 0;
+    if (cli->home_override != NULL && cli->home_override[0] == '\0') {
+        error_set(err, STATUS_USAGE, EINVAL, "--home is empty");
+        error_hint(err, "leave it out to use $STASIS_HOME");
+        return -EINVAL;
+    }
     return home_open(cli->home_override, &cli->home, err);
+}
+
+/* Even to read a store its catalogue's journal has to be written. */
+static int not_writable(const char *path, int errnum, struct error *err)
+{
+    error_set(err, STATUS_FAILED, errnum, "cannot use the store %s: %s", path, strerror(errnum));
+    error_hint(err, "it has to be writable; choose another place with --home DIR or $STASIS_HOME");
+    return -errnum;
 }
 
 int cli_store(struct cli *cli, struct error *err)
@@ -25,7 +39,10 @@ int cli_store(struct cli *cli, struct error *err)
     int r = cli_home(cli, err);
     if (r < 0)
         return r;
-    return store_open(cli->home.store, true, &cli->store, err);
+    r = store_open(cli->home.store, true, &cli->store, err);
+    if (r < 0 && access(cli->home.store, W_OK) < 0 && (errno == EROFS || errno == EACCES))
+        return not_writable(cli->home.store, errno, err);
+    return r;
 }
 
 static void print_clean(const char *label, const char *text)
@@ -77,11 +94,11 @@ bool cli_confirm(const char *fmt, ...)
 
 static int add_outcome(json_t *list, const char *name, int r, const struct error *err)
 {
-    json_t *item = json_pack("{s:s, s:b}", "name", name, "ok", r >= 0);
+    json_t *item = json_pack("{s:o, s:b}", "name", output_text(name), "ok", r >= 0);
 
     if (item != NULL && r < 0) {
         json_object_set_new(item, "status", json_integer(err->status));
-        json_object_set_new(item, "message", json_string(err->message));
+        json_object_set_new(item, "message", output_text(err->message));
     }
     return json_array_append_new(list, item) < 0 ? -ENOMEM : 0;
 }
@@ -233,13 +250,26 @@ static int exit_code(int r, struct error *err)
         return r;
     if (err->status == STATUS_OK)
         error_errno(err, -r, "cannot go on");
-    if (interrupt_pending() && (r == -ECANCELED || r == -EINTR)) {
+    if (interrupt_pending() && err->status != STATUS_INTERRUPTED &&
+        (r == -ECANCELED || r == -EINTR)) {
         err->status = STATUS_INTERRUPTED;
         err->hint[0] = '\0';
         snprintf(err->message, sizeof(err->message), "interrupted; nothing was left half done");
     }
+    if (err->status == STATUS_HOST_CANNOT && err->hint[0] == '\0')
+        error_hint(err, "stasis doctor says what this host can do");
     cli_print_error(err);
     return (int)err->status;
+}
+
+/* What is opened next would else be standard input or output: a pipe that is missing
+ * must not make a file of the store the place where results go. Opened the wrong way
+ * round, so that using them fails as it does with descriptors that are closed. */
+static void fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
 int cli_main(int argc, char **argv)
@@ -247,6 +277,7 @@ int cli_main(int argc, char **argv)
     struct cli cli = {0};
     struct error err = ERROR_INIT;
 
+    fill_standard_descriptors();
     /* A reader of ours that goes away is an error like any other. */
     signal(SIGPIPE, SIG_IGN);
     int r = dispatch(&cli, argc - 1, argv + 1, &err);

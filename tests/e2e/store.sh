@@ -31,7 +31,7 @@ expect "no machines" '' "$(stasis ls)"
 for verb in ls images history; do
     expect "$verb of nothing is an empty array" '[]' "$(stasis "$verb" --json)"
 done
-expect_true "df of nothing" json '.checkpoints == 0 and .unique_bytes == 0' < <(stasis df --json)
+expect_true "df of nothing" json '.checkpoint_count == 0 and .unique_bytes == 0' < <(stasis df --json)
 must stasis verify
 
 # ---- in, and listed ----
@@ -190,6 +190,24 @@ put "$pack" 50000 '\xa5\x5a\xa5\x5a'
 expect_exit 13 stasis verify
 expect_true "verify lists what is wrong" json '.ok == false and (.findings | length > 0) and
     (.findings[0].checkpoints | length > 0)' < <(stasis verify --json 2>/dev/null)
+
+# ---- odd surroundings ----
+
+expect_exit 2 stasis --home '' ls
+# What is not open must not become a file of the store.
+expect_exit 1 sh -c "'$STASIS' ls --json >&-"
+expect_exit 1 sh -c "'$STASIS' ls --json >/dev/full"
+expect "a missing input is no stream" 1 "$(stasis receive <&- 2>/dev/null || echo $?)"
+# A name of no encoding still gives JSON.
+expect_true "bad names are reported in JSON" json '.[0].ok == false and .[0].status == 2' \
+    < <(stasis untag $'\xff' --json 2>/dev/null)
+# root can write everywhere but to what is mounted read-only.
+if [[ $EUID -eq 0 ]]; then
+    # shellcheck disable=SC2016  # for the inner shell
+    expect_like "a read-only home is told" '*Read-only file system*--home*' "$(unshare -m sh -c '
+        mount --bind "$STASIS_HOME" "$STASIS_HOME" && mount -o remount,ro,bind "$STASIS_HOME" &&
+        "$STASIS" ls' 2>&1)"
+fi
 
 # ---- help ----
 
