@@ -116,7 +116,8 @@ int machines_call(struct cli *cli, const char *name, const char *verb, json_t *a
     }
     if (r == -ENOTCONN)
         return machine_is_running(&cli->home, name) ? not_ready(name, err) : not_running(name, err);
-    if (r < 0)
+    /* What comes from the machine itself mostly names it. */
+    if (r < 0 && strstr(err->message, name) == NULL)
         error_prefix(err, "%s", name);
     return r;
 }
@@ -192,6 +193,8 @@ int machines_launch(struct cli *cli, const char *name, const struct machine_star
         return r;
     r = machine_spawn(&cli->home, made, start, err);
     if (r < 0) {
+        /* Its process has told why it cannot start, but may still hold the lock. */
+        machine_wait(&cli->home, made, KILL_GONE_MS);
         machines_forget(cli, made, NULL);
         return r;
     }
@@ -264,6 +267,16 @@ int machines_saved_id(const json_t *result, struct digest *out, struct error *er
     return 0;
 }
 
+/* Did it end with its head, by save --stop? (vmm/machine_start.h: end.json) */
+static bool ended_saved(const char *dir)
+{
+    _cleanup_free_ char *path = io_format("%s/end.json", dir);
+    _cleanup_json_ json_t *end = json_load_file(path, 0, NULL);
+    const char *reason = json_string_value(json_object_get(end, "reason"));
+
+    return reason != NULL && strcmp(reason, "saved") == 0;
+}
+
 /* Has it disks that have gone on since its head? (vmm/machine.h: diskN.K) */
 static bool has_overlays(const char *dir)
 {
@@ -322,7 +335,7 @@ int machines_checkpoint(struct cli *cli, const char *name, struct digest *id_out
     _cleanup_free_ char *dir = home_machine_dir(&cli->home, name);
     if (machine_is_running(&cli->home, name))
         return save_running(cli, name, false, id_out, err);
-    if (has_overlays(dir))
+    if (has_overlays(dir) && !ended_saved(dir))
         return save_stopped(cli, name, &head, id_out, err);
     *id_out = head;
     return 0;
