@@ -43,7 +43,7 @@ static int follow(struct cli *cli, const char *name, const char *path, int fd, s
         if (r < 0 || !running)
             return r;
         if (interrupt_pending())
-            return 0;
+            return STATUS_INTERRUPTED; /* the usual way to end it: nothing to explain */
         struct pollfd wait = {.fd = watch, .events = POLLIN};
         if (poll(&wait, 1, CHECK_MS) > 0 && read(watch, events, sizeof(events)) < 0 &&
             errno != EAGAIN && errno != EINTR)
