@@ -356,12 +356,15 @@ int catalogue_checkpoint_by_prefix(struct store *store, const char *hex, struct 
     return r;
 }
 
-/* Device states of checkpoints that are gone. */
+/* Device states of checkpoints that are gone: none while a row has changed, since
+ * it may have lost the name of the state it needs. */
 static int remove_blobs(struct db *db, struct error *err)
 {
     return db_run(db, err,
                   "DELETE FROM blob WHERE digest NOT IN"
-                  " (SELECT state FROM checkpoint WHERE state IS NOT NULL)",
+                  " (SELECT state FROM checkpoint WHERE state IS NOT NULL)"
+                  " AND NOT EXISTS (SELECT 1 FROM checkpoint WHERE sum IS NOT " DB_CHECKPOINT_SUM
+                  ")",
                   "");
 }
 
