@@ -183,6 +183,9 @@ int transfer_import_blob(struct transfer_import *im, const void *data, size_t le
 {
     struct digest digest;
 
+    /* Blobs wait in memory. A checkpoint has one, its device state. */
+    if (im->in->blob_count != 0)
+        return error_corrupt(err, "more blobs were received than a checkpoint has");
     return ingest_blob(im->in, data, length, &digest, err);
 }
 

@@ -42,6 +42,7 @@ int transfer_import_page(struct transfer_import *im, struct page_ref sender_ref,
 /* A node with this SHA-256, in any order. Checked. */
 int transfer_import_node(struct transfer_import *im, const void *bytes, size_t length,
                          struct error *err);
+/* At most one, as a checkpoint has. */
 int transfer_import_blob(struct transfer_import *im, const void *data, size_t length,
                          struct error *err);
 

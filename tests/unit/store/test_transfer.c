@@ -140,6 +140,19 @@ static void each_page_and_node_leaves_once(void **state)
     parcel_clear(&p);
 }
 
+/* They wait in memory until the end: a sender must not choose how many. */
+static void no_second_blob_is_taken(void **state)
+{
+    struct fixture *f = *state;
+    struct transfer_import *im;
+    struct error err = ERROR_INIT;
+
+    must(transfer_import_begin(f->store, &im, &err), &err);
+    must(transfer_import_blob(im, "one", 3, &err), &err);
+    assert_int_equal(transfer_import_blob(im, "two", 3, &err), -EBADMSG);
+    transfer_import_free(im);
+}
+
 static void what_is_missing_is_noticed_and_nothing_shows(void **state)
 {
     struct fixture *f = *state;
@@ -360,6 +373,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_checkpoint_travels_to_another_store),
         TEST(each_page_and_node_leaves_once),
+        TEST(no_second_blob_is_taken),
         TEST(what_is_missing_is_noticed_and_nothing_shows),
         TEST(what_is_here_already_need_not_come),
         TEST(a_page_under_a_wrong_name_is_refused),
