@@ -301,14 +301,19 @@ enum { COPIES_MAX = 4 }; /* of one object, in different packs, that a read tries
  * Finds an object in any committed pack. What is not in the index may have been
  * committed by another process since the packs were last loaded.
  */
-static unsigned find_object(struct store *store, enum pack_kind kind, struct page_ref id,
-                            struct location at[COPIES_MAX])
+static int find_object(struct store *store, enum pack_kind kind, struct page_ref id,
+                       struct location at[COPIES_MAX], struct error *err)
 {
     unsigned n = packs_find(&store->packs, kind, id, false, 0, UINT32_MAX, at, COPIES_MAX);
 
-    if (n == 0 && store_refresh(store, NULL) == 0)
+    if (n == 0) {
+        int r = store_refresh(store, err);
+
+        if (r < 0)
+            return r;
         n = packs_find(&store->packs, kind, id, false, 0, UINT32_MAX, at, COPIES_MAX);
-    return n < COPIES_MAX ? n : COPIES_MAX;
+    }
+    return n < COPIES_MAX ? (int)n : COPIES_MAX;
 }
 
 static int check_page(struct store *store, const struct location *at, const uint8_t *bytes,
@@ -334,11 +339,11 @@ int store_page_near(struct store *store, struct page_ref ref, struct cached_grou
                     const uint8_t **bytes_out, struct error *err)
 {
     struct location at[COPIES_MAX];
-    unsigned n = find_object(store, PACK_PAGES, ref, at);
+    int n = find_object(store, PACK_PAGES, ref, at, err);
     size_t length;
-    int r = -ENOENT;
+    int r = n;
 
-    for (unsigned i = 0; i < n && r != 0; i++) {
+    for (int i = 0; i < n && r != 0; i++) {
         r = packs_read_near(&store->packs, &at[i], group_io, bytes_out, &length, err);
         if (r == 0)
             r = check_page(store, &at[i], *bytes_out, err);
@@ -378,10 +383,12 @@ int store_node_bytes(struct store *store, const struct digest *digest,
                      struct error *err)
 {
     struct location at[COPIES_MAX];
-    unsigned n = find_object(store, PACK_NODES, node_id(digest), at);
+    int n = find_object(store, PACK_NODES, node_id(digest), at, err);
     char hex[DIGEST_HEX_SIZE], what[DIGEST_HEX_SIZE + 16];
 
-    for (unsigned i = 0; i < n; i++) {
+    if (n < 0)
+        return n;
+    for (int i = 0; i < n; i++) {
         _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
         int r = packs_read(&store->packs, &at[i], &g, bytes_out, length_out, err);
 
