@@ -165,6 +165,7 @@ static int describe(const char *manifest, size_t length, struct catalogue_checkp
 static int read_checkpoint(sqlite3_stmt *stmt, void *element, struct error *err)
 {
     struct catalogue_checkpoint *c = element;
+    char hex[DIGEST_HEX_SIZE];
     int r = db_column_digest(stmt, 0, &c->id, err);
 
     if (r < 0)
@@ -174,8 +175,12 @@ static int read_checkpoint(sqlite3_stmt *stmt, void *element, struct error *err)
     c->created_us = sqlite3_column_int64(stmt, 3);
     const void *manifest = sqlite3_column_blob(stmt, 4);
 
-    return describe(manifest != NULL ? manifest : "", (size_t)sqlite3_column_bytes(stmt, 4), c,
-                    err);
+    r = describe(manifest != NULL ? manifest : "", (size_t)sqlite3_column_bytes(stmt, 4), c, err);
+    if (r == -EBADMSG) {
+        error_prefix(err, "checkpoint %s", digest_hex(&c->id, hex));
+        error_hint(err, "'stasis verify' names everything that is damaged and what it hits");
+    }
+    return r;
 }
 
 int catalogue_checkpoint_list(struct store *store, const char *machine,
