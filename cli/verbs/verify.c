@@ -91,7 +91,8 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         return r;
     if (result.findings == 0)
         return 0;
-    error_corrupt(err, "the store is damaged in %llu places", (unsigned long long)result.findings);
+    error_corrupt(err, "the store is damaged in %llu place%s", (unsigned long long)result.findings,
+                  result.findings == 1 ? "" : "s");
     error_hint(err, "checkpoints that are not named are whole; fetch the others again (pull, "
                     "receive) or remove them");
     return -EBADMSG;
