@@ -234,17 +234,23 @@ static unsigned banners_in_log(struct site *site, const char *name)
     return count;
 }
 
+void guest_wait_boot(struct guest *guest, struct site *site, const char *name, unsigned disks,
+                     unsigned boots)
+{
+    init(guest, site, name, disks);
+    open_console(guest, true);
+    for (unsigned i = 0; i < boots; i++)
+        guest_wait_banner(guest);
+    ask_ok(guest, "idle on");
+}
+
 /* Its log has the banners of earlier boots, and perhaps this one's already. */
 void guest_boot_again(struct guest *guest, struct site *site, const char *name, unsigned disks)
 {
     unsigned before = banners_in_log(site, name);
 
     stasis_ok(site, "resume %s", name);
-    init(guest, site, name, disks);
-    open_console(guest, true);
-    for (unsigned i = 0; i <= before; i++)
-        guest_wait_banner(guest);
-    ask_ok(guest, "idle on");
+    guest_wait_boot(guest, site, name, disks, before + 1);
 }
 
 void guest_fill(struct guest *guest, uint64_t seed)

@@ -65,20 +65,33 @@ static void kill_machines(void)
         closedir(proc);
 }
 
+/* Homes may lie on mounts of their own. */
+static void unmount_homes(void)
+{
+    DIR *sites = opendir(top);
+    struct dirent *entry;
+
+    while (sites != NULL && (entry = readdir(sites)) != NULL) {
+        char *home = io_format("%s/%s/home", top, entry->d_name);
+        umount2(home, MNT_DETACH);
+        free(home);
+    }
+    if (sites != NULL)
+        closedir(sites);
+}
+
 /* The child: end of file on alive_fd is the end of the test, also by a signal. */
 static void clear_up(int alive_fd)
 {
     char c;
-    char *mount = io_format("%s/small", top);
 
     setsid();
     prctl(PR_SET_NAME, "clear-up");
     while (read(alive_fd, &c, 1) < 0 && errno == EINTR)
         continue;
     kill_machines();
-    umount2(mount, MNT_DETACH);
+    unmount_homes();
     io_remove_tree(top);
-    free(mount);
     free(top);
     _exit(0);
 }
@@ -230,6 +243,7 @@ void site_close(struct site *site)
 {
     kill_all(site);
     bool reported = any_report(site);
+    umount2(site->root, MNT_DETACH); /* if a test mounted something there */
     io_remove_tree(site->dir);
     home_clear(&site->home);
     free(site->dir);

@@ -121,6 +121,9 @@ void guest_detach(struct guest *guest);
 
 /* Waits for the guest's banner after a boot of its own. */
 void guest_wait_banner(struct guest *guest);
+/* Attaches to a machine and waits for banner number `boots` of its log. */
+void guest_wait_boot(struct guest *guest, struct site *site, const char *name, unsigned disks,
+                     unsigned boots);
 /* `resume` of a stopped machine: boots it again from its disks. */
 void guest_boot_again(struct guest *guest, struct site *site, const char *name, unsigned disks);
 
