@@ -249,12 +249,8 @@ static int rewrite_node(struct rewrite *rw, const struct digest *digest, int lev
 static int remember_root(struct ingest *in, const struct digest *from, const struct digest *to,
                          struct error *err)
 {
-    struct moved_root *list;
+    struct moved_root *list = realloc(in->moved, (in->moved_count + 1) * sizeof(*list));
 
-    for (size_t i = 0; i < in->moved_count; i++)
-        if (digest_equal(&in->moved[i].to, from))
-            in->moved[i].to = *to;
-    list = realloc(in->moved, (in->moved_count + 1) * sizeof(*list));
     if (list == NULL)
         return error_errno(err, ENOMEM, "rewriting a map");
     in->moved = list;
@@ -262,17 +258,36 @@ static int remember_root(struct ingest *in, const struct digest *from, const str
     return 0;
 }
 
+/* Roots that moved before have moved on. All at once: one root may become what
+ * another was. */
+static void move_on(struct ingest *in, const struct digest *from, struct digest **to,
+                    unsigned root_count)
+{
+    for (size_t i = 0; i < in->moved_count; i++) {
+        for (unsigned k = 0; k < root_count; k++) {
+            if (digest_equal(&in->moved[i].to, &from[k])) {
+                in->moved[i].to = *to[k];
+                break;
+            }
+        }
+    }
+}
+
 static int rewrite_roots(struct rewrite *rw, struct digest **roots, unsigned root_count)
 {
+    struct digest from[MANIFEST_SPACES_MAX];
     int r = 0;
 
     for (unsigned i = 0; r == 0 && i < root_count; i++) {
-        struct digest from = *roots[i];
-
-        r = rewrite_node(rw, &from, -1, roots[i]);
-        if (r == 0 && !digest_equal(&from, roots[i]))
-            r = remember_root(rw->in, &from, roots[i], rw->err);
+        from[i] = *roots[i];
+        r = rewrite_node(rw, &from[i], -1, roots[i]);
     }
+    if (r < 0)
+        return r;
+    move_on(rw->in, from, roots, root_count);
+    for (unsigned i = 0; r == 0 && i < root_count; i++)
+        if (!digest_equal(&from[i], roots[i]))
+            r = remember_root(rw->in, &from[i], roots[i], rw->err);
     return r;
 }
 
