@@ -391,6 +391,8 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
         p->socket_path = home_machine_socket(&p->home, name);
         r = set_up(p, &err);
     }
+    if (r < 0 && p->lock_fd >= 0)
+        close(p->lock_fd); /* whoever reads the report may start it again at once */
     report(ready_fd, r, &err);
     if (r < 0) {
         log_event("cannot start: %s", err.message);
