@@ -29,6 +29,23 @@ expect_exit 12 stasis save web@one
 expect_exit 10 stasis restore web@two
 expect "the machine runs on" running "$(state_of web)"
 
+# A host without KVM, and one where /dev/kvm is something else.
+mkdir "$work/dev"
+touch "$work/dev/null" "$work/dev/urandom"
+# shellcheck disable=SC2016  # for the inner shell
+without_kvm='mount --bind /dev/null "$0/null" && mount --bind /dev/urandom "$0/urandom" &&
+    mount --rbind "$0" /dev && exec "$@"'
+if unshare --mount true 2>/dev/null; then
+    expect_exit 14 unshare --mount sh -c "$without_kvm" "$work/dev" "$STASIS" run appliance:1 --name none -d
+    expect_like "it says what to do" '*/dev/kvm*hint: *' "$said"
+    expect_exit 14 unshare --mount sh -c "$without_kvm" "$work/dev" "$STASIS" doctor
+    expect_exit 14 unshare --mount sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' - \
+        "$STASIS" run appliance:1 --name none -d
+    expect_exit 10 stasis inspect none
+else
+    echo "left out: hosts without KVM (no mount namespaces here)"
+fi
+
 # A store with a flipped bit says so, and which checkpoint it hurts.
 must stasis kill web
 pack=$(find "$STASIS_HOME" -name '*.pack' -size +100k | head -n 1)

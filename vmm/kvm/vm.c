@@ -32,6 +32,12 @@ static int open_kvm(struct error *err)
         return -errnum;
     }
     int version = ioctl(fd, KVM_GET_API_VERSION, 0);
+    if (version < 0) {
+        close(fd);
+        error_set(err, STATUS_HOST_CANNOT, ENOTTY, "/dev/kvm is not KVM");
+        error_hint(err, "stasis doctor tells what this host can do");
+        return -ENOTTY;
+    }
     if (version != KVM_API_VERSION) {
         close(fd);
         return error_set(err, STATUS_HOST_CANNOT, ENOTSUP, "KVM speaks API version %d, not %d",
