@@ -212,6 +212,12 @@ static int pull_contents(struct pull *p)
     return pack_list_end(&p->packs, p->err);
 }
 
+/* In ASCII, whatever the locale. */
+static bool is_alphanumeric(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
 /* Where the caller gives no name: HOST/REPOSITORY, or the layout's directory. */
 static char *image_name(const struct reference *ref)
 {
@@ -219,7 +225,14 @@ static char *image_name(const struct reference *ref)
         return io_format("%s/%s", ref->host, ref->repository);
     _cleanup_free_ char *real = realpath(ref->dir, NULL); /* "." has a name there */
     const char *slash = real == NULL ? NULL : strrchr(real, '/');
-    return io_format("%s", slash == NULL || slash[1] == '\0' ? "image" : slash + 1);
+    if (slash == NULL || !is_alphanumeric(slash[1]))
+        return io_format("image");
+    char *name = io_format("%.255s", slash + 1);
+    /* A directory may be called what no image can. */
+    for (char *c = name; *c != '\0'; c++)
+        if (!is_alphanumeric(*c) && strchr("._-", *c) == NULL)
+            *c = '-';
+    return name;
 }
 
 static char *image_tag(const struct reference *ref, const struct digest *manifest)

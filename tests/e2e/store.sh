@@ -104,6 +104,10 @@ expect "and leaves nothing" '[]' "$(stasis --home "$work/third" history --json)"
 
 must stasis push base:3 "oci:$work/layout:3"
 must stasis --home "$work/fourth" pull "oci:$work/layout:3" pulled:3
+cp -r "$work/layout" "$work/my layout!"
+must stasis --home "$work/fourth" pull "oci:$work/my layout!:3"
+expect_like "a directory's name becomes one for an image" '*my-layout-:3*' \
+    "$(stasis --home "$work/fourth" images -q)"
 must stasis --home "$work/fourth" export pulled:3 --disk 0 "$work/pulled.raw"
 expect_true "a layout carries it, too" cmp "$work/two.raw" "$work/pulled.raw"
 expect_exit 2 stasis push base:3 nowhere
