@@ -11,9 +11,23 @@ figure() {
         BEGIN {
             ratio = better == "lower" ? reference / ours : ours / reference
             printf "%-32s %12s %12s %8.2f %8s  %s\n", name, ours unit, reference unit, ratio,
-                ">=" goal, ratio >= goal ? "ok" : "short"
+                ">=" goal, (ratio >= goal) ? "ok" : "short"
         }'
 }
 
 # median NUMBER...
 median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+skip() {
+    echo "skip: $*"
+    exit 77
+}
+
+# Prints the folder of the real data (benchmarks/data), or skips the benchmark.
+bench_data() {
+    local answer status=0
+    answer=$("${BASH_SOURCE[0]%/*}/data") || status=$?
+    # The reason goes where it is seen, for this runs in a command substitution.
+    [[ $status -eq 0 ]] || { printf '%s\n' "$answer" >&2 && return "$status"; }
+    printf '%s\n' "$answer"
+}
