@@ -125,7 +125,8 @@ void guest_wait_banner(struct guest *guest)
     } while (!begins_with(line, banner));
 }
 
-static const char *ask_list(struct guest *guest, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static const char *ask_list(struct guest *guest,
+                                                                  const char *fmt, va_list args)
 {
     char command[256];
 
@@ -151,7 +152,8 @@ const char *ask(struct guest *guest, const char *fmt, ...)
     return reply;
 }
 
-static const char *must_ok(struct guest *guest, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static const char *must_ok(struct guest *guest,
+                                                                 const char *fmt, va_list args)
 {
     const char *reply = ask_list(guest, fmt, args);
 

@@ -294,7 +294,8 @@ struct words {
 };
 
 /* STASIS VERB... --home ROOT */
-static void split(struct words *words, const struct site *site, const char *fmt, va_list args)
+__attribute__((format(printf, 3, 0))) static void
+split(struct words *words, const struct site *site, const char *fmt, va_list args)
 {
     size_t n = 0;
     char *word;
@@ -337,7 +338,8 @@ static void become(const struct site *site, const struct words *words)
     _exit(99);
 }
 
-static pid_t begin(struct site *site, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static pid_t begin(struct site *site, const char *fmt,
+                                                         va_list args)
 {
     struct words words;
 
@@ -395,7 +397,8 @@ int stasis_end(struct site *site, pid_t pid)
     return site->code;
 }
 
-static int run(struct site *site, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static int run(struct site *site, const char *fmt,
+                                                     va_list args)
 {
     return stasis_end(site, begin(site, fmt, args));
 }
@@ -410,7 +413,8 @@ int stasis(struct site *site, const char *fmt, ...)
     return code;
 }
 
-static void must(struct site *site, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void must(struct site *site, const char *fmt,
+                                                       va_list args)
 {
     char *text = NULL;
     va_list copy;
