@@ -7,6 +7,8 @@
 #include "benchmarks/store_bench.h"
 
 #include <string.h>
+/* Inlined, it uses the vectors that this file is compiled for. */
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 #include <zstd.h>
 
