@@ -187,14 +187,18 @@ static void reset_boots_again_in_the_same_process(void **state)
         guest_fill(&guest, 5);
         ask_ok(&guest, "blk write %u 8 %u", i * 8, 50 + i);
         stasis_ok(site, "save m@s%u", i);
+        ask_ok(&guest, "blk write %u 3 %u", 1000 + i * 3, 60 + i); /* in no checkpoint */
         ask_ok(&guest, "reset");
         guest_wait_banner(&guest);
         ask_ok(&guest, "idle on");
         assert_int_equal(machine_pid(site, "m"), pid);
         assert_int_equal(guest_look(&guest).memory, empty);
-        for (unsigned k = 0; k <= i; k++)
+        for (unsigned k = 0; k <= i; k++) {
             assert_int_equal(ask_number(&guest, "sum", 16, "blk sum %u 8", k * 8),
                              expected_disk_sum(k * 8, 8, 50 + k));
+            assert_int_equal(ask_number(&guest, "sum", 16, "blk sum %u 3", 1000 + k * 3),
+                             expected_disk_sum(1000 + k * 3, 3, 60 + k));
+        }
     }
     /* A save after a boot holds no memory of the time before. */
     guest_fill(&guest, 6);
