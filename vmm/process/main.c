@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "store/catalogue.h"
 #include "vmm/checkpoint/restore.h"
+#include "vmm/devices/disk_layer.h"
 #include "vmm/machine_start.h"
 #include "vmm/process/process.h"
 
@@ -284,33 +285,72 @@ static int open_sources(struct process *p, struct error *err)
     return 0;
 }
 
-/* Overlays go with the head, which may have moved since the start was asked for. */
-static int check_head(struct process *p, struct error *err)
+static int read_head(struct process *p, struct digest *out, struct error *err)
 {
     struct catalogue_machine *machine = NULL;
 
     int r = catalogue_machine_get(p->store, p->name, &machine, err);
     if (r < 0)
         return r;
-    bool same = digest_equal(machine->has_head ? &machine->head : &machine->origin, &p->base.id);
+    *out = machine->has_head ? machine->head : machine->origin;
     catalogue_machines_free(machine, 1);
-    if (same)
+    return 0;
+}
+
+/* Overlays go with the head, which may have moved since the start was asked for. */
+static int check_head(struct process *p, const struct digest *head, struct error *err)
+{
+    if (digest_equal(head, &p->base.id))
         return 0;
     error_set(err, STATUS_BUSY, EBUSY, "%s has just been put to another checkpoint", p->name);
     error_hint(err, "look where it is now: stasis history %s", p->name);
     return -EBUSY;
 }
 
+/* What is on the disks beyond the head will be lost: only for a checkpoint that can
+ * be read. */
+static int check_loss(struct process *p, struct error *err)
+{
+    _cleanup_free_ struct disk_layer_name *names = NULL;
+    size_t count = 0;
+
+    int r = disk_layer_list(p->dir, &names, &count);
+    if (r < 0)
+        return error_errno(err, -r, "cannot look for overlays in %s", p->dir);
+    return count > 0 ? restore_check(p->store, &p->base.manifest, err) : 0;
+}
+
 /* A restore to a checkpoint that is not the head forgets the disks' overlays
  * before the head moves: at no time does an overlay lie on a map it is not of. */
-static int settle_disks(struct process *p, struct error *err)
+static int move_head(struct process *p, const struct digest *to, struct error *err)
 {
-    if (p->start.keep_overlays)
-        return check_head(p, err);
     int r = disk_remove_overlays(p->dir, err);
+
+    return r < 0 ? r : catalogue_machine_set_head(p->store, p->name, to, err);
+}
+
+static int start_board(struct process *p, struct error *err)
+{
+    return process_build_board(p, p->start.keep_overlays, p->start.boot,
+                               p->start.clock == MACHINE_CLOCK_HOST, err);
+}
+
+/* Disks, memory and devices; a start that fails leaves the head where it was. */
+static int set_up_board(struct process *p, struct error *err)
+{
+    struct digest head;
+
+    int r = read_head(p, &head, err);
     if (r < 0)
         return r;
-    return catalogue_machine_set_head(p->store, p->name, &p->base.id, err);
+    if (p->start.keep_overlays)
+        return (r = check_head(p, &head, err)) < 0 ? r : start_board(p, err);
+    if ((r = check_loss(p, err)) < 0 || (r = move_head(p, &p->base.id, err)) < 0)
+        return r;
+    r = start_board(p, err);
+    if (r < 0)
+        (void)move_head(p, &head, NULL);
+    return r;
 }
 
 static int set_up(struct process *p, struct error *err)
@@ -323,11 +363,9 @@ static int set_up(struct process *p, struct error *err)
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
     if ((r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0 ||
-        (r = settle_disks(p, err)) < 0 || (r = open_sources(p, err)) < 0 ||
-        (r = console_open(p->dir, process_wake, p, &p->console, err)) < 0)
-        return r;
-    if ((r = process_build_board(p, p->start.keep_overlays, p->start.boot,
-                                 p->start.clock == MACHINE_CLOCK_HOST, err)) < 0)
+        (r = open_sources(p, err)) < 0 ||
+        (r = console_open(p->dir, process_wake, p, &p->console, err)) < 0 ||
+        (r = set_up_board(p, err)) < 0)
         return r;
     p->paused = p->start.paused;
     p->started_ns = clock_monotonic_ns();

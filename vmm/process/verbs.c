@@ -308,7 +308,7 @@ static bool same_hardware(const struct machine_config *a, const struct machine_c
 }
 
 /* Another machine's hardware, or a cold checkpoint: start afresh from it. The
- * overlays go before the head moves, as in settle_disks(). */
+ * overlays go before the head moves, as in move_head(). */
 static int rebuild(struct process *p, const struct checkpoint_base *target, bool clock_host,
                    bool *changed_out, struct error *err)
 {

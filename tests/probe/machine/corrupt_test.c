@@ -156,6 +156,40 @@ static void a_failed_restore_of_a_stopped_machine_can_be_repeated(void **state)
     free(damage.path);
 }
 
+/* Its disks have gone on since; not even --discard gives them up for nothing. */
+static void a_failed_restore_of_a_stopped_machine_loses_nothing(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+    struct damage damage;
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 1);
+    guest_fill(&guest, 21);
+    stasis_ok(site, "save m@one");
+    find_pack(site, &damage);
+    damage.offset = damage.size / 2;
+    guest_fill(&guest, 22);
+    ask_ok(&guest, "blk write 0 100 33");
+    stasis_ok(site, "save m@two");
+    for (unsigned i = 0; i < 2; i++) { /* at the head, and beyond it */
+        stasis_ok(site, "kill m");
+        guest_detach(&guest);
+        flip(&damage);
+        stasis_fails(site, STATUS_CORRUPT, damage.name, "restore m@one --discard");
+        flip(&damage);
+        guest_boot_again(&guest, site, "m", 1);
+        assert_int_equal(ask_number(&guest, "sum", 16, "blk sum 0 100"),
+                         expected_disk_sum(0, 100, 33 + i));
+        if (i == 0) {
+            stasis_ok(site, "restore m@two --discard");
+            ask_ok(&guest, "blk write 0 100 34");
+            ask_ok(&guest, "blk flush");
+        }
+    }
+    guest_detach(&guest);
+    free(damage.path);
+}
+
 /* Bytes anywhere in the pack, its index too: an error or the right bytes. */
 static void no_flipped_byte_reaches_a_guest(void **state)
 {
@@ -214,6 +248,7 @@ int main(void)
         MACHINE_TEST(a_damaged_checkpoint_does_not_start),
         MACHINE_TEST(a_failed_restore_in_place_leaves_the_machine_alone),
         MACHINE_TEST(a_failed_restore_of_a_stopped_machine_can_be_repeated),
+        MACHINE_TEST(a_failed_restore_of_a_stopped_machine_loses_nothing),
         MACHINE_TEST(no_flipped_byte_reaches_a_guest),
         MACHINE_TEST(a_truncated_or_missing_pack_is_told),
     };
