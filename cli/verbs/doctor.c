@@ -224,13 +224,14 @@ static void print_hints(const json_t *items)
 static int run(struct cli *cli, const struct arguments *args, struct error *err)
 {
     _cleanup_json_ json_t *items = json_array();
-    bool able = true;
+    const char *lacking = NULL;
 
     (void)args;
     for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
         struct finding f = {0};
         checks[i].check(cli, &f);
-        able = able && !(checks[i].needed && f.outcome == OUTCOME_MISSING);
+        if (checks[i].needed && f.outcome == OUTCOME_MISSING && lacking == NULL)
+            lacking = checks[i].name;
         json_array_append_new(items, json_pack("{s:s, s:s, s:o, s:s}", "name", checks[i].name,
                                                "state", outcome_names[f.outcome], "found",
                                                output_text(f.what), "hint", f.hint));
@@ -241,7 +242,11 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         return r;
     if (!cli->json)
         print_hints(items);
-    return able ? 0 : STATUS_HOST_CANNOT;
+    if (lacking == NULL)
+        return 0;
+    error_set(err, STATUS_HOST_CANNOT, ENOTSUP, "machines cannot run here: see %s above", lacking);
+    error_hint(err, "follow the hint for %s, then: stasis doctor", lacking);
+    return -ENOTSUP;
 }
 
 static const struct option_spec options[] = {

@@ -39,6 +39,7 @@ if unshare --mount true 2>/dev/null; then
     expect_exit 14 unshare --mount sh -c "$without_kvm" "$work/dev" "$STASIS" run appliance:1 --name none -d
     expect_like "it says what to do" '*/dev/kvm*hint: *' "$said"
     expect_exit 14 unshare --mount sh -c "$without_kvm" "$work/dev" "$STASIS" doctor
+    expect_like "doctor says what is missing" '*kvm*hint: *' "$said"
     expect_exit 14 unshare --mount sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' - \
         "$STASIS" run appliance:1 --name none -d
     expect_exit 10 stasis inspect none

@@ -206,11 +206,13 @@ expect "a missing input is no stream" 1 "$(stasis receive <&- 2>/dev/null || ech
 expect_true "bad names are reported in JSON" json '.[0].ok == false and .[0].status == 2' \
     < <(stasis untag $'\xff' --json 2>/dev/null)
 # root can write everywhere but to what is mounted read-only.
-if [[ $EUID -eq 0 ]]; then
+if [[ $EUID -eq 0 ]] && unshare -m true 2>/dev/null; then
     # shellcheck disable=SC2016  # for the inner shell
     expect_like "a read-only home is told" '*Read-only file system*--home*' "$(unshare -m sh -c '
         mount --bind "$STASIS_HOME" "$STASIS_HOME" && mount -o remount,ro,bind "$STASIS_HOME" &&
         "$STASIS" ls' 2>&1)"
+else
+    echo "left out: a read-only home (not root, or no mount namespaces here)"
 fi
 
 # ---- help ----
