@@ -80,7 +80,34 @@ struct pack_index {
     struct pack_object_id *objects;
 };
 
-/* ---- writing ---- */
+/* ---- writing: encoding a group, in any thread ---- */
+
+/* A group as it will lie in the file. */
+struct pack_encoded {
+    const void *stored; /* in the room it was given, or the raw bytes themselves */
+    uint32_t stored_bytes;
+    uint32_t raw_bytes;
+    uint8_t codec;
+    uint16_t object_count;
+    uint64_t checksum;
+    struct digest digest;
+};
+
+/* What compressing needs beyond the bytes. One thread at a time may use it. */
+struct pack_encoder;
+
+int pack_encoder_new(int level, struct pack_encoder **out, struct error *err);
+void pack_encoder_free(struct pack_encoder *e); /* NULL is fine */
+
+/* Compresses one group of `count` objects, raw_bytes long, unless that gains
+ * nothing, and sums it up. No file is involved. room has raw_bytes bytes; or NULL,
+ * then the result is valid until the encoder's next group. Where the group is best
+ * stored as it is, the result refers to raw instead. -EINVAL if no pack could
+ * hold it. */
+int pack_group_encode(struct pack_encoder *e, const void *raw, size_t raw_bytes, unsigned count,
+                      void *room, struct pack_encoded *out, struct error *err);
+
+/* ---- writing: the file ---- */
 
 struct pack_writer;
 
@@ -93,10 +120,14 @@ int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer 
  * the same file. Before pack_writer_finish(). */
 int pack_writer_set_id(struct pack_writer *w, const uint8_t id[PACK_ID_SIZE], struct error *err);
 
-/* Compresses and appends one group of `count` objects (raw_bytes long) and
- * returns its index. ids are copied. Does not sync. -EFBIG if the finished pack
- * would pass PACK_MAX_SIZE (nothing is written: finish it and open another); a
- * group that failed to be written may be given again. */
+/* Appends a group and returns its index. ids, one for each object, are copied.
+ * Does not sync. -EFBIG if the finished pack would pass PACK_MAX_SIZE (nothing is
+ * written: finish it and open another); a group that failed to be written may be
+ * given again. */
+int pack_writer_append(struct pack_writer *w, const struct pack_encoded *group,
+                       const struct pack_object_id *ids, uint32_t *group_out, struct error *err);
+
+/* pack_group_encode() with an encoder of the writer's own, and pack_writer_append(). */
 int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
                       const struct pack_object_id *ids, unsigned count, uint32_t *group_out,
                       struct error *err);

@@ -20,16 +20,82 @@ struct pack_writer {
     struct pack_index index;
     uint32_t group_capacity;
     uint32_t object_capacity;
-    ZSTD_CCtx *zstd;
-    uint8_t *scratch; /* PACK_GROUP_RAW_MAX bytes */
+    struct pack_encoder *encoder; /* for pack_writer_group(); from its first group on */
 };
+
+/* ---- encoding ---- */
+
+struct pack_encoder {
+    int level;
+    ZSTD_CCtx *zstd;
+    uint8_t *room; /* PACK_GROUP_RAW_MAX bytes, once somebody brings none */
+};
+
+void pack_encoder_free(struct pack_encoder *e)
+{
+    if (e == NULL)
+        return;
+    ZSTD_freeCCtx(e->zstd);
+    free(e->room);
+    free(e);
+}
+
+DEFINE_CLEANUP(struct pack_encoder, pack_encoder_free)
+
+int pack_encoder_new(int level, struct pack_encoder **out, struct error *err)
+{
+    _cleanup_(pack_encoder_freep) struct pack_encoder *e = calloc(1, sizeof(*e));
+    if (e == NULL)
+        return error_errno(err, ENOMEM, "cannot compress");
+    e->level = level;
+    e->zstd = ZSTD_createCCtx();
+    if (e->zstd == NULL)
+        return error_errno(err, ENOMEM, "cannot compress");
+    *out = steal_pointer(e);
+    return 0;
+}
+
+static int refuse_group(size_t raw_bytes, unsigned count, struct error *err)
+{
+    return error_set(err, STATUS_FAILED, EINVAL, "cannot put %u objects of %zu bytes into a pack",
+                     count, raw_bytes);
+}
+
+int pack_group_encode(struct pack_encoder *e, const void *raw, size_t raw_bytes, unsigned count,
+                      void *room, struct pack_encoded *out, struct error *err)
+{
+    if (raw_bytes == 0 || raw_bytes > PACK_GROUP_RAW_MAX || count == 0 ||
+        count > PACK_GROUP_OBJECTS_MAX)
+        return refuse_group(raw_bytes, count, err);
+    if (room == NULL && e->room == NULL)
+        e->room = malloc(PACK_GROUP_RAW_MAX);
+    if (room == NULL)
+        room = e->room;
+    if (room == NULL)
+        return error_errno(err, ENOMEM, "cannot compress");
+    /* Too small a buffer makes zstd give up: exactly where raw is the better. */
+    size_t n = ZSTD_compressCCtx(e->zstd, room, raw_bytes - 1, raw, raw_bytes, e->level);
+    bool is_raw = ZSTD_isError(n);
+
+    *out = (struct pack_encoded){
+        .stored = is_raw ? raw : room,
+        .stored_bytes = (uint32_t)(is_raw ? raw_bytes : n),
+        .raw_bytes = (uint32_t)raw_bytes,
+        .codec = is_raw ? PACK_RAW : PACK_ZSTD,
+        .object_count = (uint16_t)count,
+        .digest = digest_of(raw, raw_bytes),
+    };
+    out->checksum = XXH3_64bits(out->stored, out->stored_bytes);
+    return 0;
+}
+
+/* ---- the file ---- */
 
 void pack_writer_free(struct pack_writer *w)
 {
     if (w == NULL)
         return;
-    ZSTD_freeCCtx(w->zstd);
-    free(w->scratch);
+    pack_encoder_free(w->encoder);
     free(w->index.groups);
     free(w->index.objects);
     free(w);
@@ -59,10 +125,6 @@ int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer 
     w->level = level;
     w->end = PACK_HEADER_SIZE;
     w->index.kind = kind;
-    w->zstd = ZSTD_createCCtx();
-    w->scratch = malloc(PACK_GROUP_RAW_MAX);
-    if (w->zstd == NULL || w->scratch == NULL)
-        return error_errno(err, ENOMEM, "cannot start a pack");
     if (getrandom(w->index.id, sizeof(w->index.id), 0) != (ssize_t)sizeof(w->index.id))
         return error_errno(err, EIO, "cannot choose a pack id");
     encode_header(w);
@@ -133,47 +195,28 @@ static bool kind_allows(enum pack_kind kind, size_t raw_bytes, const struct pack
     return raw_bytes == (size_t)count * STASIS_PAGE_SIZE;
 }
 
-static int check_group(const struct pack_writer *w, size_t raw_bytes,
-                       const struct pack_object_id *ids, unsigned count, struct error *err)
+int pack_writer_append(struct pack_writer *w, const struct pack_encoded *group,
+                       const struct pack_object_id *ids, uint32_t *group_out, struct error *err)
 {
-    if (!w->finished && raw_bytes > 0 && raw_bytes <= PACK_GROUP_RAW_MAX && count > 0 &&
-        count <= PACK_GROUP_OBJECTS_MAX && kind_allows(w->index.kind, raw_bytes, ids, count))
-        return 0;
-    return error_set(err, STATUS_FAILED, EINVAL, "cannot put %u objects of %zu bytes into a pack",
-                     count, raw_bytes);
-}
+    unsigned count = group->object_count;
+    const struct pack_group g = {
+        .offset = w->end,
+        .stored_bytes = group->stored_bytes,
+        .raw_bytes = group->raw_bytes,
+        .codec = group->codec,
+        .object_count = group->object_count,
+        .first_object = w->index.object_count,
+        .checksum = group->checksum,
+        .digest = group->digest,
+    };
 
-/* Compresses, unless that gains nothing; returns the bytes to store. */
-static const void *compress_group(struct pack_writer *w, const void *raw, struct pack_group *g)
-{
-    /* Too small a buffer makes zstd give up: exactly where raw is the better. */
-    size_t n =
-        ZSTD_compressCCtx(w->zstd, w->scratch, g->raw_bytes - 1, raw, g->raw_bytes, w->level);
-
-    g->codec = ZSTD_isError(n) ? PACK_RAW : PACK_ZSTD;
-    g->stored_bytes = ZSTD_isError(n) ? g->raw_bytes : (uint32_t)n;
-    return ZSTD_isError(n) ? raw : w->scratch;
-}
-
-int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
-                      const struct pack_object_id *ids, unsigned count, uint32_t *group_out,
-                      struct error *err)
-{
-    struct pack_group g = {.offset = w->end, .first_object = w->index.object_count};
-
-    int r = check_group(w, raw_bytes, ids, count, err);
-    if (r < 0)
-        return r;
+    if (w->finished || !kind_allows(w->index.kind, g.raw_bytes, ids, count))
+        return refuse_group(g.raw_bytes, count, err);
     if (make_room(w, count) < 0)
         return error_errno(err, ENOMEM, "cannot extend a pack");
-    g.raw_bytes = (uint32_t)raw_bytes;
-    g.object_count = (uint16_t)count;
-    const void *stored = compress_group(w, raw, &g);
     if (pack_writer_size(w) + g.stored_bytes + pack_footer_size(1, count) > PACK_MAX_SIZE)
         return error_set(err, STATUS_FAILED, EFBIG, "the pack is full");
-    g.checksum = XXH3_64bits(stored, g.stored_bytes);
-    g.digest = digest_of(raw, raw_bytes);
-    r = io_pwrite_full(w->fd, stored, g.stored_bytes, g.offset);
+    int r = io_pwrite_full(w->fd, group->stored, g.stored_bytes, g.offset);
     if (r < 0)
         return error_errno(err, -r, "cannot write a pack");
 
@@ -184,6 +227,18 @@ int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
     w->end += g.stored_bytes;
     w->index.file_bytes = pack_writer_size(w);
     return 0;
+}
+
+int pack_writer_group(struct pack_writer *w, const void *raw, size_t raw_bytes,
+                      const struct pack_object_id *ids, unsigned count, uint32_t *group_out,
+                      struct error *err)
+{
+    struct pack_encoded group;
+
+    int r = w->encoder == NULL ? pack_encoder_new(w->level, &w->encoder, err) : 0;
+    if (r == 0)
+        r = pack_group_encode(w->encoder, raw, raw_bytes, count, NULL, &group, err);
+    return r < 0 ? r : pack_writer_append(w, &group, ids, group_out, err);
 }
 
 static int append_footer(const struct pack_index *index, struct buffer *buf)

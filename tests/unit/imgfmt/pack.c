@@ -17,6 +17,7 @@
 
 DEFINE_CLEANUP(struct pack_writer, pack_writer_free)
 DEFINE_CLEANUP(struct pack_index, pack_index_free)
+DEFINE_CLEANUP(struct pack_encoder, pack_encoder_free)
 
 /* ---- good packs ---- */
 
@@ -149,6 +150,40 @@ static void groups_read_back_before_the_pack_is_finished(void **state)
     assert_int_equal(pack_writer_finish(w, NULL), 0);
     assert_true(lseek(fd, 0, SEEK_END) == (off_t)size);
     assert_int_equal(pack_group_read(fd, "p", pack_writer_index(w), 299, read, NULL), 0);
+}
+
+/* As threads do that compress ahead of the file. */
+static void groups_may_be_encoded_first_and_appended_later(void **state)
+{
+    enum { GROUPS = 4 };
+    _cleanup_close_ int fd = sample_file("", 0);
+    _cleanup_(pack_encoder_freep) struct pack_encoder *e = NULL;
+    _cleanup_(pack_writer_freep) struct pack_writer *w = NULL;
+    uint8_t pages[GROUPS][STASIS_PAGE_SIZE], rooms[GROUPS][STASIS_PAGE_SIZE];
+    struct pack_encoded encoded[GROUPS];
+    uint8_t read[STASIS_PAGE_SIZE];
+    struct pack_object_id id;
+    uint32_t group;
+
+    (void)state;
+    assert_int_equal(pack_encoder_new(1, &e, NULL), 0);
+    assert_int_equal(pack_group_encode(e, pages, 0, 0, NULL, encoded, NULL), -EINVAL);
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        sample_page(i, pages[i]);
+        assert_int_equal(
+            pack_group_encode(e, pages[i], STASIS_PAGE_SIZE, 1, rooms[i], &encoded[i], NULL), 0);
+    }
+    assert_ptr_equal(encoded[0].stored, rooms[0]);
+    assert_ptr_equal(encoded[1].stored, pages[1]);
+    assert_int_equal(pack_writer_open(fd, PACK_PAGES, 1, &w, NULL), 0);
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        page_ref_store(sample_ref(i + 1), id.bytes);
+        assert_int_equal(pack_writer_append(w, &encoded[i], &id, &group, NULL), 0);
+    }
+    for (uint32_t i = 0; i < GROUPS; i++) {
+        assert_int_equal(pack_group_read(fd, "p", pack_writer_index(w), i, read, NULL), 0);
+        assert_memory_equal(read, pages[i], sizeof(read));
+    }
 }
 
 static void a_full_pack_takes_no_more_and_can_be_finished(void **state)
@@ -580,6 +615,7 @@ int main(void)
         cmocka_unit_test(two_packs_have_two_ids),
         cmocka_unit_test(an_index_can_be_read_from_its_tail),
         cmocka_unit_test(groups_read_back_before_the_pack_is_finished),
+        cmocka_unit_test(groups_may_be_encoded_first_and_appended_later),
         cmocka_unit_test(a_full_pack_takes_no_more_and_can_be_finished),
         cmocka_unit_test(the_writer_refuses_what_a_reader_would),
         cmocka_unit_test(a_failed_write_is_told_and_can_be_repeated),
