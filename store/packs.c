@@ -145,6 +145,7 @@ int packs_add(struct packs *packs, const struct pack_row *row, struct error *err
     if (pack == NULL)
         return error_errno(err, ENOMEM, "loading a pack");
     pack->fd = -1;
+    pack->seq = row->seq;
     pack->kind = row->kind;
     memcpy(pack->id, row->id, PACK_ID_SIZE);
     packs_name(row->id, pack->name);
@@ -172,6 +173,11 @@ int packs_add(struct packs *packs, const struct pack_row *row, struct error *err
     return 0;
 }
 
+static enum pack_state state_of(const struct pack *pack)
+{
+    return (enum pack_state)atomic_load_explicit(&pack->state, memory_order_acquire);
+}
+
 unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id, bool any_variant,
                     uint32_t from, uint32_t to, struct location *out, unsigned max)
 {
@@ -184,7 +190,8 @@ unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id
 
         if (e == NULL)
             break;
-        if (index_entry_pack(e) < from || index_entry_pack(e) >= to)
+        if (index_entry_pack(e) < from || index_entry_pack(e) >= to ||
+            state_of(packs->list[index_entry_pack(e)]) == PACK_FORGOTTEN)
             continue;
         if (found < max)
             out[found] = (struct location){e->id, index_entry_pack(e), e->object};
@@ -192,6 +199,36 @@ unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id
     }
     pthread_rwlock_unlock(&packs->lock);
     return found;
+}
+
+static struct location first_of(struct packs *packs, enum pack_kind kind, struct page_ref key,
+                                uint32_t to)
+{
+    struct location first = {.pack = PACK_NONE};
+    struct index_cursor cursor =
+        index_find(kind == PACK_PAGES ? &packs->pages : &packs->nodes, key);
+    const struct index_entry *e;
+
+    while ((e = index_next(&cursor)) != NULL) {
+        struct location at = {e->id, index_entry_pack(e), e->object};
+
+        if (at.pack >= to || state_of(packs->list[at.pack]) == PACK_FORGOTTEN)
+            continue;
+        if (state_of(packs->list[at.pack]) == PACK_LIVE)
+            return at;
+        if (first.pack == PACK_NONE)
+            first = at;
+    }
+    return first;
+}
+
+void packs_find_batch(struct packs *packs, enum pack_kind kind, const struct page_ref *keys,
+                      unsigned n, uint32_t to, struct location *first_out)
+{
+    pthread_rwlock_rdlock(&packs->lock);
+    for (unsigned i = 0; i < n; i++)
+        first_out[i] = first_of(packs, kind, keys[i], to);
+    pthread_rwlock_unlock(&packs->lock);
 }
 
 static struct pack *get(struct packs *packs, uint32_t number)
@@ -207,6 +244,37 @@ static struct pack *get(struct packs *packs, uint32_t number)
 const struct pack *packs_get(struct packs *packs, uint32_t number)
 {
     return get(packs, number);
+}
+
+enum pack_state packs_state(struct packs *packs, uint32_t number)
+{
+    return state_of(get(packs, number));
+}
+
+void packs_set_state(struct packs *packs, uint32_t number, enum pack_state state)
+{
+    atomic_store_explicit(&get(packs, number)->state, (int)state, memory_order_release);
+}
+
+/* Packs are added in the order of their rows. */
+uint32_t packs_number_of(struct packs *packs, int64_t seq)
+{
+    uint32_t low = 0, high, number = PACK_NONE;
+
+    pthread_rwlock_rdlock(&packs->lock);
+    high = packs->count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (packs->list[middle]->seq < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low < packs->count && packs->list[low]->seq == seq)
+        number = low;
+    pthread_rwlock_unlock(&packs->lock);
+    return number;
 }
 
 static int acquire_fd(struct packs *packs, struct pack *pack, struct error *err)

@@ -11,12 +11,25 @@
 #include "store/index.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #define PACK_NAME_SIZE 48 /* "packs/", 32 digits, ".pack", NUL */
 
+/* No pack's number. */
+#define PACK_NONE UINT32_MAX
+
+/* What may still be done with a pack. It only ever moves on. */
+enum pack_state {
+    PACK_LIVE,
+    PACK_CONDEMNED, /* readers read it; writers treat what they find in it as missing */
+    PACK_FORGOTTEN, /* its file may be gone: nothing is found in it */
+};
+
 struct pack {
+    int64_t seq;               /* of its row in the catalogue */
+    atomic_int state;          /* enum pack_state; packs_set_state() */
     char name[PACK_NAME_SIZE]; /* relative to the store */
     uint8_t id[PACK_ID_SIZE];
     enum pack_kind kind;
@@ -42,6 +55,7 @@ struct packs {
 
 /* What the catalogue says of a pack. */
 struct pack_row {
+    int64_t seq;
     uint8_t id[PACK_ID_SIZE];
     enum pack_kind kind;
     uint64_t bytes;
@@ -69,12 +83,27 @@ uint32_t packs_count(struct packs *packs);
 int packs_add(struct packs *packs, const struct pack_row *row, struct error *err);
 
 /*
- * Finds objects of that kind among the packs numbered from..to-1: with exactly
- * this id, or (any_variant) with its key. Fills up to max of out and returns how
- * many there are, which may be more.
+ * Finds objects of that kind among the packs numbered from..to-1 that are not
+ * forgotten: with exactly this id, or (any_variant) with its key. Fills up to max of out and
+ * returns how many there are, which may be more.
  */
 unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id, bool any_variant,
                     uint32_t from, uint32_t to, struct location *out, unsigned max);
+
+/*
+ * For each of n keys the first object with that key (any variant) in a live pack
+ * among 0..to-1; else the first in a condemned one; else its pack is PACK_NONE. What
+ * is found is a candidate: packs_find() knows the others.
+ */
+void packs_find_batch(struct packs *packs, enum pack_kind kind, const struct page_ref *keys,
+                      unsigned n, uint32_t to, struct location *first_out);
+
+/* The state of a pack; numbers of forgotten packs are never used again. */
+enum pack_state packs_state(struct packs *packs, uint32_t number);
+void packs_set_state(struct packs *packs, uint32_t number, enum pack_state state);
+
+/* The number of the pack with that row in the catalogue, or PACK_NONE. */
+uint32_t packs_number_of(struct packs *packs, int64_t seq);
 
 /* The pack of that number; valid until packs_clear(). */
 const struct pack *packs_get(struct packs *packs, uint32_t number);

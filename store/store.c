@@ -228,6 +228,7 @@ int store_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err)
         groups > UINT32_MAX || objects < 0 || objects > UINT32_MAX)
         return error_corrupt(err, "the store's catalogue.db has a bad row for pack %lld",
                              (long long)sqlite3_column_int64(stmt, 0));
+    out->seq = sqlite3_column_int64(stmt, 0);
     memcpy(out->id, sqlite3_column_blob(stmt, 1), PACK_ID_SIZE);
     out->kind = (enum pack_kind)kind;
     out->bytes = (uint64_t)bytes;
