@@ -93,6 +93,13 @@ static bool receive_more(struct guest *guest, uint64_t deadline)
     return true;
 }
 
+bool guest_has_said(const struct guest *guest)
+{
+    struct pollfd wait_for = {.fd = guest->fd, .events = POLLIN};
+
+    return guest->used != 0 || poll(&wait_for, 1, 0) == 1;
+}
+
 bool guest_line(struct guest *guest, char *line, size_t size)
 {
     uint64_t deadline = now_ms() + DEADLINE_MS;

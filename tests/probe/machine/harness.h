@@ -142,6 +142,8 @@ uint64_t ask_number(struct guest *guest, const char *name, int base, const char 
  * a deadline missed: the test fails). */
 void guest_type(struct guest *guest, const char *bytes);
 bool guest_line(struct guest *guest, char *line, size_t size);
+/* Is there anything that guest_line() has not given yet? Does not wait. */
+bool guest_has_said(const struct guest *guest);
 
 /* All that a checkpoint must hold: sums of memory and disks by the guest. */
 struct look {
