@@ -153,8 +153,12 @@ static int make_dir(const char *path, mode_t mode)
 {
     struct stat st;
 
-    if (mkdir(path, mode) == 0)
-        return 0;
+    if (mkdir(path, mode) == 0) {
+        int r = sync_parent(AT_FDCWD, path);
+
+        /* Where one may enter and not look, there is nothing to open. */
+        return r == -EACCES ? 0 : r;
+    }
     if (errno != EEXIST)
         return -errno;
     if (stat(path, &st) < 0)
@@ -165,7 +169,10 @@ static int make_dir(const char *path, mode_t mode)
 int io_make_dirs(const char *path, mode_t mode)
 {
     _cleanup_free_ char *copy = io_format("%s", path);
+    size_t length = strlen(copy);
 
+    while (length > 1 && copy[length - 1] == '/')
+        copy[--length] = '\0';
     for (char *p = copy; *p != '\0'; p++) {
         if (*p != '/' || p == copy)
             continue;

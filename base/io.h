@@ -26,7 +26,7 @@ int io_write_file(int dirfd, const char *path, const void *buf, size_t length, m
 /* fsync of a directory, so that renames and unlinks in it are durable. */
 int io_sync_dir(int dirfd);
 
-/* mkdir -p; directories that exist are fine. */
+/* mkdir -p; directories that exist are fine. Those it makes are durable. */
 int io_make_dirs(const char *path, mode_t mode);
 
 /* rm -rf of path itself and all below it; a missing path is fine. Does not
