@@ -17,7 +17,7 @@ static int open_console(struct cli *cli, const char *machine, bool replay, int *
     _cleanup_free_ char *path = home_machine_socket(&cli->home, machine);
     _cleanup_close_ int fd = -1;
 
-    int r = control_connect(path, &fd, err);
+    int r = control_connect(path, -1, &fd, err);
     if (r >= 0)
         r = control_call(fd, "console", args, NULL, err);
     if (r < 0) {

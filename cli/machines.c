@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 
 const char *const machines_clock_choices[] = {"continue", "host", NULL};
 
@@ -77,27 +76,14 @@ int machines_require_running(struct cli *cli, const char *name, struct error *er
 
 /* ---- asking ---- */
 
-static void limit_wait(int fd, int timeout_ms)
-{
-    const struct timeval limit = {
-        .tv_sec = timeout_ms / 1000,
-        .tv_usec = timeout_ms % 1000 * 1000,
-    };
-
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-}
-
 static int call_socket(const char *path, const char *verb, json_t *args, int timeout_ms,
                        json_t **result_out, struct error *err)
 {
     _cleanup_close_ int fd = -1;
 
-    int r = control_connect(path, &fd, err);
+    int r = control_connect(path, timeout_ms, &fd, err);
     if (r < 0)
         return r == -ENOENT || r == -ECONNREFUSED ? -ENOTCONN : r;
-    if (timeout_ms >= 0)
-        limit_wait(fd, timeout_ms);
     return control_call(fd, verb, args, result_out, err);
 }
 

@@ -12,7 +12,18 @@
 
 enum { REPLY_MAX = 1 << 20 };
 
-int control_connect(const char *socket_path, int *fd_out, struct error *err)
+static void limit_wait(int fd, int timeout_ms)
+{
+    const struct timeval limit = {
+        .tv_sec = timeout_ms / 1000,
+        .tv_usec = timeout_ms % 1000 * 1000,
+    };
+
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+}
+
+int control_connect(const char *socket_path, int timeout_ms, int *fd_out, struct error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     size_t length = strlen(socket_path);
@@ -24,6 +35,8 @@ int control_connect(const char *socket_path, int *fd_out, struct error *err)
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return error_errno(err, errno, "cannot make a socket");
+    if (timeout_ms >= 0)
+        limit_wait(fd, timeout_ms);
     if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         int errnum = errno;
         return error_set(err, STATUS_FAILED, errnum, "the machine does not answer: %s",
@@ -116,7 +129,7 @@ int control_request(const char *socket_path, const char *verb, json_t *args, jso
 {
     _cleanup_close_ int fd = -1;
 
-    int r = control_connect(socket_path, &fd, err);
+    int r = control_connect(socket_path, -1, &fd, err);
     if (r < 0)
         return r;
     return control_call(fd, verb, args, result_out, err);

@@ -17,8 +17,10 @@
 
 #include <jansson.h>
 
-/* Connects to the socket. -ENOENT / -ECONNREFUSED when no process serves it. */
-int control_connect(const char *socket_path, int *fd_out, struct error *err);
+/* Connects to the socket. -ENOENT / -ECONNREFUSED when no process serves it. With
+ * timeout_ms >= 0, this and every later send and receive fails with -EAGAIN when
+ * it waits longer than that: the process may be stopped, and its queue full. */
+int control_connect(const char *socket_path, int timeout_ms, int *fd_out, struct error *err);
 
 /* Sends one request and waits for its reply. args is borrowed and may be NULL;
  * *result_out is a new reference (result may be NULL if not wanted). The error a

@@ -28,7 +28,7 @@ static void open_console(struct guest *guest, bool replay)
     json_t *args = json_pack("{s:b}", "replay", replay);
     struct error err = ERROR_INIT;
 
-    if (control_connect(path, &guest->fd, &err) < 0 ||
+    if (control_connect(path, -1, &guest->fd, &err) < 0 ||
         control_call(guest->fd, "console", args, NULL, &err) < 0)
         fail_msg("the console of %s: %s", guest->name, err.message);
     json_decref(args);

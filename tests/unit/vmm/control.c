@@ -2,6 +2,7 @@
 /* The control socket against its clients; there is no machine behind it. */
 #include "tests/unit/vmm/store_fixture.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "vmm/control/client.h"
@@ -81,7 +82,7 @@ static int dial(struct process *p)
     struct error err = ERROR_INIT;
     int fd;
 
-    must(control_connect(p->socket_path, &fd, &err), &err);
+    must(control_connect(p->socket_path, -1, &fd, &err), &err);
     serve(p);
     return fd;
 }
@@ -133,6 +134,26 @@ static void requests_are_answered_in_order_however_they_are_cut(void **state)
         assert_non_null(strstr(line, "ending")); /* it has no machine */
     }
     assert_int_equal(clients(p), 1);
+}
+
+/* A stopped process accepts nobody, and the kernel makes callers wait once its queue
+ * is full. */
+static void a_full_queue_does_not_hold_a_caller_for_ever(void **state)
+{
+    struct process *p = &((struct server *)*state)->p;
+    int fds[CLIENTS_MAX * 8];
+    unsigned waiting = 0;
+    struct error err = ERROR_INIT;
+    int r = 0;
+
+    while (r == 0 && waiting < ARRAY_LEN(fds))
+        if ((r = control_connect(p->socket_path, 20, &fds[waiting], &err)) == 0)
+            waiting++;
+    assert_int_equal(r, -EAGAIN);
+    assert_in_range(waiting, 1, ARRAY_LEN(fds) - 1);
+    assert_int_equal(control_call(fds[0], "status", NULL, NULL, &err), -EAGAIN);
+    while (waiting > 0)
+        close(fds[--waiting]);
 }
 
 static void garbage_is_answered_once_and_ends_the_connection(void **state)
@@ -300,6 +321,7 @@ int main(void)
 #define CONTROL_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         CONTROL_TEST(requests_are_answered_in_order_however_they_are_cut),
+        CONTROL_TEST(a_full_queue_does_not_hold_a_caller_for_ever),
         CONTROL_TEST(garbage_is_answered_once_and_ends_the_connection),
         CONTROL_TEST(a_line_without_end_is_refused),
         CONTROL_TEST(who_reads_no_answers_is_not_read_for_ever),
