@@ -97,9 +97,10 @@ static int seal(struct ingest *in, struct error *err)
         r = seal_pack(in, in->packs[i], err);
         renamed = true;
     }
-    if (r == 0 && renamed && io_sync_dir(in->store->packs_dirfd) < 0)
-        r = error_errno(err, EIO, "writing the store's directory of packs");
-    return r;
+    if (r < 0 || !renamed)
+        return r;
+    r = io_sync_dir(in->store->packs_dirfd);
+    return r < 0 ? error_errno(err, -r, "writing the store's directory of packs") : 0;
 }
 
 /* ---- the transaction ---- */

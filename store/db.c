@@ -3,8 +3,10 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/io.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <string.h>
@@ -44,22 +46,73 @@ static const char schema[] =
     "  created_us INTEGER NOT NULL);"
     "INSERT OR IGNORE INTO meta VALUES('schema', 1);";
 
+/* The errno of the last call on one of SQLite's files that failed. */
+static int file_errno(sqlite3_file *file)
+{
+    int errnum = 0;
+
+    if (file != NULL && file->pMethods != NULL)
+        file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &errnum);
+    return errnum;
+}
+
+/* Of the log or the database itself; 0 if none has. */
+static int files_errno(struct db *db)
+{
+    sqlite3_file *log = NULL, *file = NULL;
+    int errnum;
+
+    if (db->handle == NULL)
+        return 0;
+    sqlite3_file_control(db->handle, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
+    sqlite3_file_control(db->handle, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+    errnum = file_errno(log);
+    return errnum != 0 ? errnum : file_errno(file);
+}
+
+/* SQLite keeps an errno with its connection, but not that of a commit. */
 static int system_errno(struct db *db)
 {
-    int errnum = sqlite3_system_errno(db->handle);
+    int errnum = files_errno(db);
 
+    if (errnum == 0 && db->handle != NULL)
+        errnum = sqlite3_system_errno(db->handle);
     return errnum != 0 ? errnum : EIO;
+}
+
+/* Where SQLite cannot make a file it tries to open an old one, and all we are told is
+ * that there is none. So: can a file be made there? */
+static int cannot_make_errno(struct db *db)
+{
+    _cleanup_free_ char *probe = io_format("%s-probe", db->path);
+    int fd = open(probe, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    int r = fd < 0 ? -errno : io_write_full(fd, "", 1);
+
+    if (fd >= 0) {
+        close(fd);
+        unlink(probe);
+    }
+    return r < 0 ? -r : EIO;
+}
+
+static int io_error(int errnum, struct error *err)
+{
+    return error_errno(err, errnum, "using the store's catalogue.db");
 }
 
 static int db_error(struct db *db, int rc, struct error *err)
 {
     const char *why = db->handle != NULL ? sqlite3_errmsg(db->handle) : sqlite3_errstr(rc);
+    int errnum = system_errno(db);
 
     if (rc == SQLITE_IOERR_SHORT_READ)
         rc = SQLITE_CORRUPT;
     switch (rc & 0xff) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+        /* SQLite calls it damage, too, if the disk cannot read it. */
+        if (rc == SQLITE_CORRUPT && files_errno(db) == EIO)
+            return io_error(EIO, err);
         error_corrupt(err, "the store's catalogue.db is damaged: %s", why);
         error_hint(err, "restore the store from a copy, or pull its images again into a new one");
         return -EBADMSG;
@@ -77,9 +130,10 @@ static int db_error(struct db *db, int rc, struct error *err)
     case SQLITE_READONLY:
         return error_set(err, STATUS_FAILED, EROFS, "the store's catalogue cannot be written: %s",
                          why);
-    case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
-        return error_errno(err, system_errno(db), "using the store's catalogue.db");
+        return io_error(errnum == ENOENT ? cannot_make_errno(db) : errnum, err);
+    case SQLITE_IOERR:
+        return io_error(errnum, err);
     default:
         return error_set(err, STATUS_FAILED, EIO, "using the store's catalogue: %s", why);
     }
@@ -332,7 +386,7 @@ int db_open(struct db *db, const char *path, bool may_be_new, struct error *err)
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     int rc, r;
 
-    *db = (struct db){0};
+    *db = (struct db){.path = io_format("%s", path)};
     pthread_mutex_init(&db->lock, NULL);
     rc = sqlite3_open_v2(path, &db->handle, flags, NULL);
     if (rc == SQLITE_OK) {
@@ -361,5 +415,6 @@ void db_close(struct db *db)
     if (db->handle != NULL)
         sqlite3_close(db->handle);
     db->handle = NULL;
+    free(steal_pointer(db->path));
     pthread_mutex_destroy(&db->lock);
 }

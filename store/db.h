@@ -14,6 +14,7 @@
 
 struct db {
     sqlite3 *handle;
+    char *path;
     pthread_mutex_t lock;
 };
 

@@ -105,10 +105,12 @@ const struct pack_index *own_index(const struct own_pack *pack)
  * open files than there are, there shall be. */
 static int open_tmp(struct store *store, const char *name)
 {
-    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
-    int fd = openat(store->packs_dirfd, name, flags, 0600);
+    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, fd;
     struct rlimit limit;
 
+    do
+        fd = openat(store->packs_dirfd, name, flags, 0600);
+    while (fd < 0 && errno == EINTR);
     if (fd >= 0 || errno != EMFILE || getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return fd;
     limit.rlim_cur = limit.rlim_max;

@@ -203,7 +203,7 @@ void store_close(struct store *store)
         return;
     if (store->packs_dirfd >= 0) {
         packs_clear(&store->packs);
-        if (store->db.handle != NULL)
+        if (store->db.path != NULL)
             db_close(&store->db);
         close(store->packs_dirfd);
     }
