@@ -287,6 +287,12 @@ static bool fails(unsigned class, const char *call, const char *path)
     return true;
 }
 
+/* And for calls that no signal interrupts. */
+static bool fails_at_once(unsigned class, const char *call, const char *path)
+{
+    return fails(class, call, path) && errno != EINTR;
+}
+
 /* ---- opening ---- */
 
 static int open_below(int dirfd, const char *path, int flags, mode_t mode, const char *rel)
@@ -571,7 +577,7 @@ static int rename_below(int from, const char *old, int to, const char *new, unsi
     struct stat st = {0};
     int r;
 
-    if (fails(SHIM_SPACE, "rename", rel))
+    if (fails_at_once(SHIM_SPACE, "rename", rel))
         return -1;
     exists(from, old, &st);
     r = (int)syscall(SYS_renameat2, from, old, to, new, flags);
@@ -609,7 +615,7 @@ static int link_below(int from, const char *old, int to, const char *new, int fl
     struct stat st = {0};
     int r;
 
-    if (fails(SHIM_SPACE, "link", rel))
+    if (fails_at_once(SHIM_SPACE, "link", rel))
         return -1;
     exists(from, old, &st);
     r = (int)syscall(SYS_linkat, from, old, to, new, flags);
@@ -672,7 +678,7 @@ int mkdirat(int dirfd, const char *path, mode_t mode)
     if (!active() || !locate(dirfd, path, rel))
         return (int)syscall(SYS_mkdirat, dirfd, path, mode);
     lock();
-    if (!fails(SHIM_SPACE, "mkdir", rel)) {
+    if (!fails_at_once(SHIM_SPACE, "mkdir", rel)) {
         r = (int)syscall(SYS_mkdirat, dirfd, path, mode);
         if (r == 0)
             note(SHIM_MKDIR, 0, rel);

@@ -258,6 +258,7 @@ void call_content(const struct digest *id, const struct disk *disk)
 /* ---- what must be there ---- */
 
 struct expected {
+    const struct disk *other;         /* in checkpoints that the log does not know */
     struct lines base;                /* of the calls that had returned */
     struct lines flights[FLIGHT_MAX]; /* changes of those under way */
     size_t flight_count;
@@ -364,7 +365,8 @@ static unsigned find_content(const struct model *m, const char *hex, uint32_t *s
     return 0;
 }
 
-static const char *check_content(const struct model *m, struct store *store, const char *hex)
+static const char *check_content(const struct model *m, struct store *store, const char *hex,
+                                 const struct disk *other)
 {
     static uint32_t seeds[DISK_PAGES_MAX];
     struct disk disk = {.pages = find_content(m, hex, seeds), .seeds = seeds};
@@ -373,6 +375,8 @@ static const char *check_content(const struct model *m, struct store *store, con
     struct digest id;
     uint64_t size;
 
+    if (disk.pages == 0 && other != NULL)
+        disk = *other;
     if (disk.pages == 0)
         return complain("checkpoint %.64s: nobody knows it", hex);
     if (digest_parse(hex, &id) < 0)
@@ -385,7 +389,8 @@ static const char *check_content(const struct model *m, struct store *store, con
     return NULL;
 }
 
-static const char *check_contents(const struct model *m, struct store *store, const char *text)
+static const char *check_contents(const struct model *m, struct store *store, const char *text,
+                                  const struct disk *other)
 {
     const char *wrong = NULL;
 
@@ -394,7 +399,7 @@ static const char *check_contents(const struct model *m, struct store *store, co
 
         p += strlen("checkpoint ");
         snprintf(hex, sizeof(hex), "%.64s", p);
-        wrong = check_content(m, store, hex);
+        wrong = check_content(m, store, hex, other);
     }
     return wrong;
 }
@@ -472,7 +477,7 @@ static const char *check_listing(const struct model *m, struct store *store,
         return complain("it lists:\n%swhere the calls that had returned left:\n%s(%zu under way)",
                         text, want, e->flight_count);
     }
-    return check_contents(m, store, text);
+    return check_contents(m, store, text, e->other);
 }
 
 static const char *check_store(const struct model *m, struct store *store, const char *dir,
@@ -514,9 +519,10 @@ const char *witness_check(const struct model *m, size_t at, const char *dir)
     return check_dir(m, dir, &e);
 }
 
-const char *witness_check_listed(const struct model *m, const char *dir, const char *lines)
+const char *witness_check_listed(const struct model *m, const char *dir, const char *lines,
+                                 const struct disk *other)
 {
-    _cleanup_(expected_clear) struct expected e = {0};
+    _cleanup_(expected_clear) struct expected e = {.other = other};
 
     lines_parse(&e.base, lines);
     return check_dir(m, dir, &e);

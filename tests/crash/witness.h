@@ -57,8 +57,9 @@ char *list_store(struct store *store);
  */
 const char *witness_check(const struct model *m, size_t at, const char *dir);
 
-/* The same, where all that is known is what the store must list, and the log's
- * contents. */
-const char *witness_check_listed(const struct model *m, const char *dir, const char *lines);
+/* The same, where what the store must list is known; a checkpoint whose content the
+ * log does not tell must hold `other`. */
+const char *witness_check_listed(const struct model *m, const char *dir, const char *lines,
+                                 const struct disk *other);
 
 #endif
