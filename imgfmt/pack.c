@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reading packs: every byte may be an enemy's. The layout is in pack_layout.h. */
+/* For XXH3's state on the stack. */
+#define XXH_STATIC_LINKING_ONLY
 #include "imgfmt/pack.h"
 
 #include "base/bytes.h"
@@ -13,14 +15,6 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 #include <zstd.h>
-
-struct trailer {
-    uint64_t footer_offset;
-    uint64_t footer_length;
-    uint32_t group_count;
-    uint32_t object_count;
-    uint64_t checksum;
-};
 
 void pack_index_free(struct pack_index *index)
 {
@@ -54,16 +48,49 @@ static int check_file_size(const char *name, uint64_t file_bytes, struct error *
     return 0;
 }
 
-/* Afterwards the counts and the place of the footer agree with one another and
- * with the size of the file, so that everything sized by them is bounded by it. */
-static int decode_trailer(const char *name, uint64_t file_bytes, const uint8_t *p,
-                          struct trailer *out, struct error *err)
+/* A pack has parity or not; if so, not so little that finding damage by trial takes
+ * long, and not more than there is to protect. */
+static bool parity_fits(const struct pack_trailer *t)
 {
-    struct trailer t = {
+    uint64_t stream = t->data_end + t->footer_length;
+
+    if (t->parity_length == 0)
+        return t->parity_checksum == 0;
+    return t->parity_length <= PACK_PARITY_MAX && t->parity_length <= stream &&
+           t->parity_length >= min_u64(stream, PACK_PARITY_MIN);
+}
+
+static int check_footer_place(const char *name, uint64_t end, struct pack_trailer *t,
+                              struct error *err)
+{
+    uint64_t between = t->parity_length == 0 ? 0 : (uint64_t)t->parity_length + PACK_TRAILER_SIZE;
+
+    if (t->footer_offset > end || t->footer_length != end - t->footer_offset ||
+        t->footer_offset < PACK_HEADER_SIZE + between)
+        return error_corrupt(
+            err, "pack %s: footer of %llu bytes at offset %llu is not in its place", name,
+            (unsigned long long)t->footer_length, (unsigned long long)t->footer_offset);
+    t->data_end = t->footer_offset - between;
+    if (!parity_fits(t))
+        return error_corrupt(err, "pack %s: parity of %u bytes is not what it can have", name,
+                             t->parity_length);
+    if (t->footer_length != pack_footer_size(t->group_count, t->object_count))
+        return error_corrupt(err, "pack %s: footer of %llu bytes for %u groups and %u objects",
+                             name, (unsigned long long)t->footer_length, t->group_count,
+                             t->object_count);
+    return 0;
+}
+
+int pack_trailer_decode(const char *name, uint64_t file_bytes, const uint8_t *p,
+                        struct pack_trailer *out, struct error *err)
+{
+    struct pack_trailer t = {
         .footer_offset = load_le64(p + TRAILER_FOOTER_OFFSET),
         .footer_length = load_le64(p + TRAILER_FOOTER_LENGTH),
         .group_count = load_le32(p + TRAILER_GROUPS),
         .object_count = load_le32(p + TRAILER_OBJECTS),
+        .parity_length = load_le32(p + TRAILER_PARITY),
+        .parity_checksum = load_le64(p + TRAILER_PARITY_CHECKSUM),
         .checksum = load_le64(p + TRAILER_CHECKSUM),
     };
 
@@ -74,17 +101,11 @@ static int decode_trailer(const char *name, uint64_t file_bytes, const uint8_t *
     if (memcmp(p + TRAILER_MAGIC, PACK_END_MAGIC, PACK_MAGIC_SIZE) != 0)
         return error_corrupt(err, "pack %s: no end mark at offset %llu (cut short?)", name,
                              (unsigned long long)(end + TRAILER_MAGIC));
-    if (load_le64(p + TRAILER_RESERVED) != 0)
+    if (load_le32(p + TRAILER_RESERVED) != 0)
         return error_corrupt(err, "pack %s: reserved bytes of the trailer are not zero", name);
-    if (t.footer_offset < PACK_HEADER_SIZE || t.footer_offset > end ||
-        t.footer_length != end - t.footer_offset)
-        return error_corrupt(
-            err, "pack %s: footer of %llu bytes at offset %llu is not in its place", name,
-            (unsigned long long)t.footer_length, (unsigned long long)t.footer_offset);
-    if (t.footer_length != pack_footer_size(t.group_count, t.object_count))
-        return error_corrupt(err, "pack %s: footer of %llu bytes for %u groups and %u objects",
-                             name, (unsigned long long)t.footer_length, t.group_count,
-                             t.object_count);
+    r = check_footer_place(name, end, &t, err);
+    if (r < 0)
+        return r;
     *out = t;
     return 0;
 }
@@ -92,9 +113,9 @@ static int decode_trailer(const char *name, uint64_t file_bytes, const uint8_t *
 int pack_footer_offset(const char *name, uint64_t file_bytes, const void *trailer,
                        uint64_t *offset_out, struct error *err)
 {
-    struct trailer t;
+    struct pack_trailer t;
 
-    int r = decode_trailer(name, file_bytes, trailer, &t, err);
+    int r = pack_trailer_decode(name, file_bytes, trailer, &t, err);
     if (r < 0)
         return r;
     *offset_out = t.footer_offset;
@@ -130,21 +151,16 @@ static int decode_header(const char *name, const uint8_t *p, struct pack_index *
     return 0;
 }
 
-static int check_checksum(const char *name, const uint8_t *header, const uint8_t *footer,
-                          const struct trailer *t, struct error *err)
+uint64_t pack_checksum(const uint8_t *header, const uint8_t *footer, uint64_t footer_length,
+                       const uint8_t *trailer)
 {
-    XXH3_state_t *state = XXH3_createState();
+    XXH3_state_t state;
 
-    if (state == NULL)
-        return error_errno(err, ENOMEM, "cannot check pack %s", name);
-    XXH3_64bits_reset(state);
-    XXH3_64bits_update(state, header, PACK_HEADER_SIZE);
-    XXH3_64bits_update(state, footer, t->footer_length);
-    uint64_t sum = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    if (sum != t->checksum)
-        return error_corrupt(err, "pack %s: header or footer does not match its checksum", name);
-    return 0;
+    XXH3_64bits_reset(&state);
+    XXH3_64bits_update(&state, header, PACK_HEADER_SIZE);
+    XXH3_64bits_update(&state, footer, footer_length);
+    XXH3_64bits_update(&state, trailer, TRAILER_CHECKSUM);
+    return XXH3_64bits_digest(&state);
 }
 
 /* ---- footer ---- */
@@ -198,7 +214,7 @@ static int decode_entry(const char *name, enum pack_kind kind, const uint8_t *p,
 
 /* Groups must lie end to end from the header to the footer: none overlaps and no
  * byte of the file is unaccounted for. */
-static int decode_groups(const char *name, const uint8_t *footer, const struct trailer *t,
+static int decode_groups(const char *name, const uint8_t *footer, const struct pack_trailer *t,
                          struct pack_index *index, struct error *err)
 {
     uint64_t offset = PACK_HEADER_SIZE;
@@ -209,7 +225,7 @@ static int decode_groups(const char *name, const uint8_t *footer, const struct t
         int r = decode_entry(name, index->kind, footer + (size_t)i * PACK_ENTRY_SIZE, i, g, err);
         if (r < 0)
             return r;
-        if (g->offset != offset || !range_fits(offset, g->stored_bytes, t->footer_offset))
+        if (g->offset != offset || !range_fits(offset, g->stored_bytes, t->data_end))
             return error_corrupt(err, "pack %s: group %u of %u bytes cannot be at offset %llu",
                                  name, i, g->stored_bytes, (unsigned long long)g->offset);
         if (g->object_count > t->object_count - objects)
@@ -219,12 +235,12 @@ static int decode_groups(const char *name, const uint8_t *footer, const struct t
         objects += g->object_count;
         offset += g->stored_bytes;
     }
-    if (offset != t->footer_offset || objects != t->object_count)
+    if (offset != t->data_end || objects != t->object_count)
         return error_corrupt(err,
                              "pack %s: groups end at offset %llu with %llu objects, not %llu "
                              "with %u",
                              name, (unsigned long long)offset, (unsigned long long)objects,
-                             (unsigned long long)t->footer_offset, t->object_count);
+                             (unsigned long long)t->data_end, t->object_count);
     return 0;
 }
 
@@ -245,11 +261,11 @@ int pack_index_decode(const char *name, uint64_t file_bytes, const void *header,
                       size_t tail_bytes, struct pack_index **out, struct error *err)
 {
     const uint8_t *footer = tail;
-    struct trailer t;
+    struct pack_trailer t;
 
     if (tail_bytes < PACK_TRAILER_SIZE)
         return error_corrupt(err, "pack %s: %zu bytes are too few for a trailer", name, tail_bytes);
-    int r = decode_trailer(name, file_bytes, footer + tail_bytes - PACK_TRAILER_SIZE, &t, err);
+    int r = pack_trailer_decode(name, file_bytes, footer + tail_bytes - PACK_TRAILER_SIZE, &t, err);
     if (r < 0)
         return r;
     if (t.footer_length != tail_bytes - PACK_TRAILER_SIZE)
@@ -257,14 +273,14 @@ int pack_index_decode(const char *name, uint64_t file_bytes, const void *header,
                              (unsigned long long)t.footer_length, tail_bytes - PACK_TRAILER_SIZE);
     if (memcmp(header, PACK_MAGIC, PACK_MAGIC_SIZE) != 0)
         return error_corrupt(err, "%s is not a pack", name);
-    r = check_checksum(name, header, footer, &t, err);
-    if (r < 0)
-        return r;
+    if (pack_checksum(header, footer, t.footer_length, footer + t.footer_length) != t.checksum)
+        return error_corrupt(err, "pack %s: header or footer does not match its checksum", name);
 
     _cleanup_(pack_index_freep) struct pack_index *index = calloc(1, sizeof(*index));
     if (index == NULL)
         return error_errno(err, ENOMEM, "cannot read pack %s", name);
     index->file_bytes = file_bytes;
+    index->parity_bytes = t.parity_length;
     index->group_count = t.group_count;
     index->object_count = t.object_count;
     index->groups = calloc((size_t)t.group_count + 1, sizeof(*index->groups));

@@ -3,7 +3,7 @@
  * Packs: immutable files of up to PACK_MAX_SIZE bytes that hold pages or map
  * nodes in compressed groups. The footers alone rebuild every index.
  *
- *   pack    = header | group... | footer | trailer
+ *   pack    = header | group... | [trailer | parity] | footer | trailer
  *   header  = "STASPACK" | version u32 | kind u32 | compat u32 | incompat u32
  *             | id 16 bytes | reserved, 64 bytes in all
  *   group   = one zstd frame, or the raw bytes where that is not larger
@@ -12,13 +12,19 @@
  *             | SHA-256 of the raw bytes
  *             then for each object of each group: its id, 16 bytes
  *   trailer = footer offset u64 | footer length u64 | group count u32 | object
- *             count u32 | XXH3-64 of header and footer u64 | reserved u64 | "STASPEND"
+ *             count u32 | parity length u32 | reserved u32 | XXH3-64 of the parity
+ *             u64 | XXH3-64 of header, footer and what stands before it u64 | "STASPEND"
+ *   parity  = XOR of footer, and header and groups, folded at its length: byte i is
+ *             that of the bytes of the footer at i, i + length, i + 2 length...,
+ *             and of those of the file at (end of the groups) + i - length,
+ *             + i - 2 length... down to the start
  *
  * An object's id is its page reference (kind pages; object n of a group is raw
  * bytes [4096 n, 4096 n + 4096)) or the first 16 bytes of its SHA-256 (kind
  * nodes; nodes lie end to end, see map_node_length()).
  *
- * Groups lie end to end: the first behind the header, the footer behind the last.
+ * Groups lie end to end from the header on. A pack with parity has its trailer twice,
+ * far from one another: pack_mend.h makes good what one of all these bytes has lost.
  * A page may stand in several groups of one pack.
  *
  * This module encodes and decodes; it holds no policy. The exact field offsets
@@ -36,7 +42,9 @@
 
 #define PACK_ID_SIZE 16
 #define PACK_HEADER_SIZE 64u
-#define PACK_TRAILER_SIZE 48u
+#define PACK_TRAILER_SIZE 56u
+#define PACK_PARITY_MAX (2u << 20)
+#define PACK_PARITY_MIN 8192u /* but never more than there is to protect */
 #define PACK_MAX_SIZE (64u << 20)
 #define PACK_GROUP_RAW_MAX (1u << 20)   /* any pack */
 #define PACK_GROUP_OBJECTS_MAX 1024u    /* any pack */
@@ -74,6 +82,7 @@ struct pack_index {
     uint8_t id[PACK_ID_SIZE];
     enum pack_kind kind;
     uint64_t file_bytes;
+    uint32_t parity_bytes; /* 0: none */
     uint32_t group_count;
     uint32_t object_count;
     struct pack_group *groups;
@@ -119,6 +128,9 @@ int pack_writer_open(int fd, enum pack_kind kind, int level, struct pack_writer 
 /* Replaces the random id by one the caller derives, so that a pack made twice is
  * the same file. Before pack_writer_finish(). */
 int pack_writer_set_id(struct pack_writer *w, const uint8_t id[PACK_ID_SIZE], struct error *err);
+
+/* Gives the pack parity, 3 to 6 % of it if it is large. Before its first group. */
+int pack_writer_protect(struct pack_writer *w, struct error *err);
 
 /* Appends a group and returns its index. ids, one for each object, are copied.
  * Does not sync. -EFBIG if the finished pack would pass PACK_MAX_SIZE (nothing is

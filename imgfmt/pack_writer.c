@@ -17,9 +17,11 @@ struct pack_writer {
     bool finished;
     uint64_t end; /* of the last group */
     uint8_t header[PACK_HEADER_SIZE];
+    struct buffer tail; /* once it is finished: what stands behind the groups */
     struct pack_index index;
     uint32_t group_capacity;
     uint32_t object_capacity;
+    uint8_t *parity;              /* PACK_PARITY_MAX bytes, folded at that length; or NULL */
     struct pack_encoder *encoder; /* for pack_writer_group(); from its first group on */
 };
 
@@ -96,6 +98,8 @@ void pack_writer_free(struct pack_writer *w)
     if (w == NULL)
         return;
     pack_encoder_free(w->encoder);
+    buffer_clear(&w->tail);
+    free(w->parity);
     free(w->index.groups);
     free(w->index.objects);
     free(w);
@@ -144,10 +148,29 @@ int pack_writer_set_id(struct pack_writer *w, const uint8_t id[PACK_ID_SIZE], st
     return r < 0 ? error_errno(err, -r, "cannot write a pack") : 0;
 }
 
+int pack_writer_protect(struct pack_writer *w, struct error *err)
+{
+    if (w->parity == NULL)
+        w->parity = calloc(1, PACK_PARITY_MAX);
+    return w->parity != NULL ? 0 : error_errno(err, ENOMEM, "cannot start a pack");
+}
+
+static uint32_t parity_length(const struct pack_writer *w, uint64_t end, uint64_t footer_length)
+{
+    return w->parity == NULL ? 0 : pack_parity_length(end + footer_length);
+}
+
+/* Of the file whose groups end there. */
+static uint64_t finished_size(const struct pack_writer *w, uint64_t end, uint64_t footer_length)
+{
+    uint64_t parity = parity_length(w, end, footer_length);
+
+    return end + (parity == 0 ? 0 : PACK_TRAILER_SIZE + parity) + footer_length + PACK_TRAILER_SIZE;
+}
+
 uint64_t pack_writer_size(const struct pack_writer *w)
 {
-    return w->end + pack_footer_size(w->index.group_count, w->index.object_count) +
-           PACK_TRAILER_SIZE;
+    return finished_size(w, w->end, pack_footer_size(w->index.group_count, w->index.object_count));
 }
 
 const struct pack_index *pack_writer_index(const struct pack_writer *w)
@@ -214,11 +237,15 @@ int pack_writer_append(struct pack_writer *w, const struct pack_encoded *group,
         return refuse_group(g.raw_bytes, count, err);
     if (make_room(w, count) < 0)
         return error_errno(err, ENOMEM, "cannot extend a pack");
-    if (pack_writer_size(w) + g.stored_bytes + pack_footer_size(1, count) > PACK_MAX_SIZE)
+    if (finished_size(w, w->end + g.stored_bytes,
+                      pack_footer_size(w->index.group_count + 1, w->index.object_count + count)) >
+        PACK_MAX_SIZE)
         return error_set(err, STATUS_FAILED, EFBIG, "the pack is full");
     int r = io_pwrite_full(w->fd, group->stored, g.stored_bytes, g.offset);
     if (r < 0)
         return error_errno(err, -r, "cannot write a pack");
+    if (w->parity != NULL)
+        pack_parity_fold(w->parity, PACK_PARITY_MAX, w->end, group->stored, g.stored_bytes);
 
     memcpy(w->index.objects + g.first_object, ids, count * sizeof(*ids));
     *group_out = w->index.group_count;
@@ -261,35 +288,81 @@ static int append_footer(const struct pack_index *index, struct buffer *buf)
     return buffer_append(buf, index->objects, index->object_count * sizeof(*index->objects));
 }
 
-static int append_trailer(const struct pack_writer *w, uint64_t checksum, struct buffer *buf)
+static void encode_trailer(const struct pack_writer *w, uint64_t footer_offset,
+                           const uint8_t *footer, const uint8_t *parity, uint32_t parity_bytes,
+                           uint8_t out[PACK_TRAILER_SIZE])
 {
-    uint8_t p[PACK_TRAILER_SIZE] = {0};
+    uint64_t length = pack_footer_size(w->index.group_count, w->index.object_count);
 
-    store_le64(p + TRAILER_FOOTER_OFFSET, w->end);
-    store_le64(p + TRAILER_FOOTER_LENGTH,
-               pack_footer_size(w->index.group_count, w->index.object_count));
-    store_le32(p + TRAILER_GROUPS, w->index.group_count);
-    store_le32(p + TRAILER_OBJECTS, w->index.object_count);
-    store_le64(p + TRAILER_CHECKSUM, checksum);
-    memcpy(p + TRAILER_MAGIC, PACK_END_MAGIC, PACK_MAGIC_SIZE);
-    return buffer_append(buf, p, sizeof(p));
+    memset(out, 0, PACK_TRAILER_SIZE);
+    store_le64(out + TRAILER_FOOTER_OFFSET, footer_offset);
+    store_le64(out + TRAILER_FOOTER_LENGTH, length);
+    store_le32(out + TRAILER_GROUPS, w->index.group_count);
+    store_le32(out + TRAILER_OBJECTS, w->index.object_count);
+    store_le32(out + TRAILER_PARITY, parity_bytes);
+    if (parity_bytes != 0)
+        store_le64(out + TRAILER_PARITY_CHECKSUM, XXH3_64bits(parity, parity_bytes));
+    store_le64(out + TRAILER_CHECKSUM, pack_checksum(w->header, footer, length, out));
+    memcpy(out + TRAILER_MAGIC, PACK_END_MAGIC, PACK_MAGIC_SIZE);
+}
+
+/* The parity as the file gets it: header and footer are folded in, then all of it to
+ * its length. That is a half of the buffer, or a half of a half..., unless all of the
+ * pack fits into the buffer. Then it is turned to begin with what the footer begins
+ * with. */
+static void encode_parity(const struct pack_writer *w, const struct buffer *footer, uint32_t length,
+                          uint8_t *out)
+{
+    size_t used = (size_t)min_u64(w->end + footer->length, PACK_PARITY_MAX);
+    size_t first = (size_t)(w->end % length);
+
+    pack_parity_fold(w->parity, PACK_PARITY_MAX, 0, w->header, PACK_HEADER_SIZE);
+    pack_parity_fold(w->parity, PACK_PARITY_MAX, w->end, footer->data, footer->length);
+    if (used > length)
+        pack_parity_fold(w->parity, length, length, w->parity + length, used - length);
+    memcpy(out, w->parity + first, length - first);
+    memcpy(out + length - first, w->parity, first);
+}
+
+/* What stands behind the groups: [trailer | parity] | footer | trailer. */
+static int encode_tail(const struct pack_writer *w, struct buffer *out)
+{
+    _cleanup_(buffer_clear) struct buffer footer = {0};
+    int r = append_footer(&w->index, &footer);
+    uint32_t parity_bytes = parity_length(w, w->end, footer.length);
+    uint64_t between = parity_bytes == 0 ? 0 : (uint64_t)parity_bytes + PACK_TRAILER_SIZE;
+
+    if (r == 0)
+        r = buffer_reserve(out, between + footer.length + PACK_TRAILER_SIZE);
+    if (r < 0)
+        return r;
+    uint8_t *parity = out->data + PACK_TRAILER_SIZE;
+    uint8_t *trailer = out->data + between + footer.length;
+
+    if (parity_bytes != 0)
+        encode_parity(w, &footer, parity_bytes, parity);
+    if (footer.length != 0)
+        memcpy(out->data + between, footer.data, footer.length);
+    encode_trailer(w, w->end + between, footer.data, parity, parity_bytes, trailer);
+    if (parity_bytes != 0)
+        memcpy(out->data, trailer, PACK_TRAILER_SIZE);
+    out->length = between + footer.length + PACK_TRAILER_SIZE;
+    return 0;
 }
 
 int pack_writer_finish(struct pack_writer *w, struct error *err)
 {
-    _cleanup_(buffer_clear) struct buffer buf = {0};
+    int r = w->finished ? 0 : encode_tail(w, &w->tail);
 
-    /* The header goes in front so that one checksum covers both. */
-    int r = buffer_append(&buf, w->header, sizeof(w->header));
-    if (r == 0)
-        r = append_footer(&w->index, &buf);
-    if (r == 0)
-        r = append_trailer(w, XXH3_64bits(buf.data, buf.length), &buf);
+    if (r == 0) {
+        /* Encoding it folds the parity, which can be done once. What fails to be
+         * written can be written again. */
+        w->finished = true;
+        r = io_pwrite_full(w->fd, w->tail.data, w->tail.length, w->end);
+    }
     if (r < 0)
         return error_errno(err, -r, "cannot finish a pack");
-    r = io_pwrite_full(w->fd, buf.data + sizeof(w->header), buf.length - sizeof(w->header), w->end);
-    if (r < 0)
-        return error_errno(err, -r, "cannot finish a pack");
-    w->finished = true;
+    w->index.parity_bytes =
+        parity_length(w, w->end, pack_footer_size(w->index.group_count, w->index.object_count));
     return 0;
 }

@@ -58,7 +58,7 @@ static void repair(uint8_t *pack, size_t size)
     uint64_t room = size - PACK_HEADER_SIZE - PACK_TRAILER_SIZE;
 
     memcpy(pack, "STASPACK", 8);
-    memcpy(trailer + 40, "STASPEND", 8);
+    memcpy(trailer + 48, "STASPEND", 8);
     if (footer > room)
         return;
     store_le64(trailer, size - PACK_TRAILER_SIZE - footer);
@@ -68,7 +68,8 @@ static void repair(uint8_t *pack, size_t size)
     XXH3_64bits_reset(sum);
     XXH3_64bits_update(sum, pack, PACK_HEADER_SIZE);
     XXH3_64bits_update(sum, trailer - footer, footer);
-    store_le64(trailer + 24, XXH3_64bits_digest(sum));
+    XXH3_64bits_update(sum, trailer, 40);
+    store_le64(trailer + 40, XXH3_64bits_digest(sum));
     XXH3_freeState(sum);
 }
 

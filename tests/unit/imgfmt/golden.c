@@ -10,6 +10,7 @@
  * then; and what has one spelling only must still be written like that. */
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "imgfmt/pack_mend.h"
 #include "imgfmt/state.h"
 #include "samples.h"
 
@@ -161,12 +162,33 @@ static void nodes_pack_of_version_1(void **state)
     assert_memory_equal(&read, &want, sizeof(read));
 }
 
+/* The parity of a released version must still say what it said. */
+static void parity_of_version_1(void **state)
+{
+    _cleanup_(buffer_clear) struct buffer golden = {0};
+    struct pack_mend *m;
+    size_t damaged, length;
+
+    (void)state;
+    load("pack-1-parity.pack", &golden);
+    uint8_t *copy = malloc(golden.length);
+    assert_non_null(copy);
+    memcpy(copy, golden.data, golden.length);
+    memset(copy + 1000, 0x5a, 1000);
+    assert_int_equal(pack_mend_begin("golden", copy, golden.length, &m, NULL), 0);
+    assert_true(pack_mend_is_whole(m));
+    pack_mend_damage(m, &damaged);
+    assert_true(damaged > 0);
+    assert_memory_equal(pack_mend_bytes(m, &length), golden.data, golden.length);
+    pack_mend_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(manifests_of_schema_1),    cmocka_unit_test(map_nodes_of_version_1),
         cmocka_unit_test(device_state_of_format_1), cmocka_unit_test(pages_pack_of_version_1),
-        cmocka_unit_test(nodes_pack_of_version_1),
+        cmocka_unit_test(nodes_pack_of_version_1),  cmocka_unit_test(parity_of_version_1),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,5 +66,6 @@ int main(int argc, char **argv)
     save(argv[1], "state-1.state", state.data, state.length);
     save_pack(argv[1], "pack-1-pages.pack", sample_pages_pack());
     save_pack(argv[1], "pack-1-nodes.pack", sample_nodes_pack());
+    save_pack(argv[1], "pack-1-parity.pack", sample_protected_pack());
     return 0;
 }

@@ -401,8 +401,17 @@ static void forged_trailers_are_refused(void **state)
     store_le32(f.trailer + 20, UINT32_MAX);
     expect(&f, -EBADMSG, "too many objects");
     forge(&f);
-    store_le64(f.trailer + 32, 1);
+    store_le32(f.trailer + 28, 1);
     expect(&f, -EBADMSG, "reserved");
+    forge(&f);
+    store_le64(f.trailer + 32, 1);
+    expect(&f, -EBADMSG, "a checksum of no parity");
+    forge(&f);
+    store_le32(f.trailer + 24, UINT32_MAX);
+    expect(&f, -EBADMSG, "endless parity");
+    forge(&f);
+    store_le32(f.trailer + 24, 64);
+    expect(&f, -EBADMSG, "parity where groups are");
 }
 
 /* 4 entries are as long as 15 object ids: the lengths add up, the groups do not. */
@@ -418,7 +427,7 @@ static void counts_that_trade_groups_for_objects_are_refused(void **state)
     store_le64(trailer, PACK_HEADER_SIZE);
     store_le64(trailer + 8, sizeof(zeros));
     store_le32(trailer + 20, 15);
-    memcpy(trailer + 40, "STASPEND", 8);
+    memcpy(trailer + 48, "STASPEND", 8);
     for (int groups = 0; groups <= 4; groups += 4) {
         store_le32(trailer + 16, (uint32_t)groups);
         store_le32(trailer + 20, groups == 0 ? 15 : 0);

@@ -145,6 +145,20 @@ int sample_pages_pack(void)
     return fd;
 }
 
+int sample_protected_pack(void)
+{
+    int fd = sample_file("", 0);
+    _cleanup_(pack_writer_freep) struct pack_writer *w = NULL;
+
+    if (pack_writer_open(fd, PACK_PAGES, 1, &w, NULL) < 0 || pack_writer_protect(w, NULL) < 0)
+        abort();
+    for (uint32_t i = 0; i < SAMPLE_PROTECTED_GROUPS; i++)
+        add_page_group(w, &i, 1);
+    if (pack_writer_finish(w, NULL) < 0)
+        abort();
+    return fd;
+}
+
 int sample_nodes_pack(void)
 {
     uint8_t raw[2 * MAP_NODE_MAX_SIZE];
@@ -178,7 +192,9 @@ void sample_pack_reseal(struct buffer *pack)
     if (footer > pack->length - PACK_TRAILER_SIZE)
         return;
     if (buffer_append(&sealed, pack->data, PACK_HEADER_SIZE) < 0 ||
-        buffer_append(&sealed, pack->data + footer, pack->length - PACK_TRAILER_SIZE - footer) < 0)
+        buffer_append(&sealed, pack->data + footer, pack->length - PACK_TRAILER_SIZE - footer) <
+            0 ||
+        buffer_append(&sealed, trailer, 40) < 0)
         abort();
-    store_le64(trailer + 24, XXH3_64bits(sealed.data, sealed.length));
+    store_le64(trailer + 40, XXH3_64bits(sealed.data, sealed.length));
 }

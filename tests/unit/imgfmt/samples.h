@@ -32,6 +32,11 @@ int sample_state(struct buffer *out);
 int sample_pages_pack(void);
 int sample_nodes_pack(void);
 
+/* A pack with parity: groups of one page each, sample_page(0) and on, of which
+ * every other is compressed. */
+#define SAMPLE_PROTECTED_GROUPS 12u
+int sample_protected_pack(void);
+
 /* An anonymous file of these bytes, and the bytes of a file. Abort on failure. */
 int sample_file(const void *data, size_t length);
 void sample_contents(int fd, struct buffer *out);
