@@ -2,6 +2,8 @@
 #include "store/cache.h"
 
 #include "base/cleanup.h"
+#include "base/log.h"
+#include "imgfmt/pack_mend.h"
 #include "imgfmt/map.h"
 
 #include <errno.h>
@@ -166,6 +168,31 @@ static int find_nodes(struct cached_group *g, const char *name, const struct pac
     return 0;
 }
 
+/* Whoever reads goes on where the pack's parity allows. It is said once, not for
+ * each group: verify knows it all. */
+static int read_group(int fd, const char *name, const struct pack_index *index, uint32_t group,
+                      void *raw, struct error *err)
+{
+    static atomic_bool said;
+    struct error cause = ERROR_INIT;
+    int r = pack_group_read(fd, name, index, group, raw, &cause);
+
+    if ((r != -EBADMSG && r != -EIO) || index->parity_bytes == 0) {
+        if (r < 0 && err != NULL)
+            *err = cause;
+        return r;
+    }
+    if (pack_group_rescue(fd, name, index, group, raw, NULL) < 0) {
+        if (err != NULL)
+            *err = cause;
+        return r;
+    }
+    if (!atomic_exchange(&said, true))
+        log_event("%s; made good from its parity (mend the file: stasis verify --repair)",
+                  cause.message);
+    return 0;
+}
+
 int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char *name,
                     const struct pack_index *index, uint32_t group, struct cached_group **out,
                     struct error *err)
@@ -188,7 +215,7 @@ int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char 
     g->raw = malloc(info->raw_bytes != 0 ? info->raw_bytes : 1);
     if (g->raw == NULL)
         return error_errno(err, ENOMEM, "reading %s", name);
-    r = pack_group_read(fd, name, index, group, g->raw, err);
+    r = read_group(fd, name, index, group, g->raw, err);
     if (r == 0 && index->kind == PACK_NODES)
         r = find_nodes(g, name, info, err);
     if (r < 0)

@@ -172,6 +172,8 @@ int ingest_add_pack(struct ingest *in, enum pack_kind kind, uint32_t *number_out
     }
     r = pack_writer_open(pack->fd, kind, HOT_ZSTD_LEVEL, &pack->writer, err);
     if (r == 0)
+        r = pack_writer_protect(pack->writer, err);
+    if (r == 0)
         *number_out = in->pack_count - 1;
     else
         pack->state = OWN_DROPPED;

@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/digest.h"
+#include "imgfmt/pack_mend.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -81,6 +82,8 @@ static int read_index(struct packs *packs, const struct pack *pack, const struct
     if (fd < 0)
         return error_errno(err, errno, "%s", pack->name);
     r = pack_index_read(fd, pack->name, &index, err);
+    if ((r == -EBADMSG || r == -EIO) && pack_index_rescue(fd, pack->name, &index, NULL) == 0)
+        r = 0;
     if (r < 0)
         return r;
     if (memcmp(index->id, row->id, PACK_ID_SIZE) != 0 || index->kind != row->kind ||
