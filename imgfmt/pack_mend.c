@@ -627,47 +627,47 @@ int pack_mend_supply(struct pack_mend *m, uint32_t group, const void *raw, struc
 /* ---- from a file ---- */
 
 /* A bad sector must not cost what lies around it. */
-static int read_around_errors(int fd, uint8_t *data, size_t length)
+static int read_piece(int fd, uint8_t *data, size_t length, uint64_t offset)
 {
-    enum { WHOLE = 1 << 20, SECTOR = 4096 };
+    enum { SECTOR = 4096 };
+    int r = io_pread_full(fd, data, length, offset);
 
-    for (size_t at = 0, step = WHOLE; at < length;) {
-        size_t n = (size_t)min_u64(step, length - at);
-        int r = io_pread_full(fd, data + at, n, at);
+    for (size_t at = 0; r == -EIO && at < length; at += SECTOR) {
+        size_t n = (size_t)min_u64(SECTOR, length - at);
+        int sector = io_pread_full(fd, data + at, n, offset + at);
 
-        if (r == -EIO && step == WHOLE) {
-            step = SECTOR;
-            continue;
-        }
-        if (r == -EIO)
+        if (sector == -EIO)
             memset(data + at, 0, n);
-        else if (r < 0 && r != -ENODATA)
-            return r;
-        at += n;
-        if (at % WHOLE == 0)
-            step = WHOLE;
+        else if (sector < 0)
+            return sector;
     }
-    return 0;
+    return r == -EIO ? 0 : r;
 }
 
-int pack_mend_load(int fd, const char *name, uint8_t **data_out, size_t *length_out,
-                   struct error *err)
+int pack_mend_load(int fd, const char *name, int (*pace)(uint64_t bytes, void *context),
+                   void *context, uint8_t **data_out, size_t *length_out, struct error *err)
 {
+    enum { PIECE = 1 << 20 };
+    _cleanup_free_ uint8_t *data = NULL;
     struct stat st;
 
     if (fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot read pack %s", name);
     /* Of a file that has grown, the beginning may be a pack. */
     size_t length = (size_t)min_u64((uint64_t)st.st_size, PACK_MAX_SIZE);
-    uint8_t *data = calloc(1, length + 1);
+    data = calloc(1, length + 1);
     if (data == NULL)
         return error_errno(err, ENOMEM, "cannot read pack %s", name);
-    int r = read_around_errors(fd, data, length);
-    if (r < 0) {
-        free(data);
-        return error_errno(err, -r, "cannot read pack %s", name);
+    for (size_t at = 0; at < length; at += PIECE) {
+        size_t n = (size_t)min_u64(PIECE, length - at);
+        int r = read_piece(fd, data + at, n, at);
+
+        if (r < 0 && r != -ENODATA)
+            return error_errno(err, -r, "cannot read pack %s", name);
+        if (pace != NULL && pace(n, context) != 0)
+            return -ECANCELED;
     }
-    *data_out = data;
+    *data_out = steal_pointer(data);
     *length_out = length;
     return 0;
 }
@@ -676,7 +676,7 @@ static int begin_with_file(int fd, const char *name, struct pack_mend **out, str
 {
     uint8_t *data;
     size_t length;
-    int r = pack_mend_load(fd, name, &data, &length, err);
+    int r = pack_mend_load(fd, name, NULL, NULL, &data, &length, err);
 
     return r < 0 ? r : pack_mend_begin(name, data, length, out, err);
 }

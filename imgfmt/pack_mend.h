@@ -64,10 +64,12 @@ int pack_mend_supply(struct pack_mend *m, uint32_t group, const void *raw, struc
  * pack_mend_free(). */
 const uint8_t *pack_mend_bytes(const struct pack_mend *m, size_t *length_out);
 
-/* Reads a file of at most PACK_MAX_SIZE into fresh memory for pack_mend_begin();
- * what cannot be read (-EIO) is zeros. The caller frees. */
-int pack_mend_load(int fd, const char *name, uint8_t **data_out, size_t *length_out,
-                   struct error *err);
+/* Reads a file, of which PACK_MAX_SIZE bytes at most, into fresh memory for
+ * pack_mend_begin(); what cannot be read (-EIO) is zeros. The caller frees. pace may
+ * be NULL; it is called for every megabyte or less, and a non-zero return ends it all
+ * (-ECANCELED, no message). */
+int pack_mend_load(int fd, const char *name, int (*pace)(uint64_t bytes, void *context),
+                   void *context, uint8_t **data_out, size_t *length_out, struct error *err);
 
 /*
  * For readers that go on with a damaged file: as pack_index_read() and

@@ -3,8 +3,8 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "imgfmt/pack_mend.h"
 #include "imgfmt/map.h"
+#include "imgfmt/pack_mend.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -188,8 +188,7 @@ static int read_group(int fd, const char *name, const struct pack_index *index, 
         return r;
     }
     if (!atomic_exchange(&said, true))
-        log_event("%s; made good from its parity (mend the file: stasis verify --repair)",
-                  cause.message);
+        log_event("%s; made good from its parity (mend the file: stasis repair)", cause.message);
     return 0;
 }
 

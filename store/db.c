@@ -44,6 +44,8 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS lease("
     "  id INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL,"
     "  created_us INTEGER NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS verified(" /* when a pack was last found good */
+    "  seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, sum INTEGER NOT NULL);"
     "INSERT OR IGNORE INTO meta VALUES('schema', 1);";
 
 /* The errno of the last call on one of SQLite's files that failed. */

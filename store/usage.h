@@ -5,6 +5,8 @@
 
 #include "store/store.h"
 
+#include <stdbool.h>
+
 struct store_usage {
     uint64_t checkpoints;
     uint64_t machines;
@@ -25,11 +27,19 @@ int store_usage_get(struct store *store, struct store_usage *out, struct error *
 int store_usage_machine(struct store *store, const char *machine, uint64_t *unique_bytes_out,
                         struct error *err);
 
+/* What can be done, or was done, about it. */
+enum verify_state {
+    VERIFY_LOST,     /* nothing is left to mend it with */
+    VERIFY_MENDABLE, /* parity, a copy or another source has what is needed */
+    VERIFY_MENDED,   /* the file is as it was written */
+};
+
 /* One thing that is wrong. */
 struct verify_finding {
     const char *file; /* relative to the store */
     uint64_t offset;  /* of the group or field, 0 if the whole file */
     const char *what;
+    enum verify_state state;
     const struct digest *checkpoints; /* which of them it hits */
     size_t checkpoint_count;
 };
@@ -39,23 +49,38 @@ struct verify_options {
     /* done and total in bytes of packs; non-zero return cancels; may be NULL */
     int (*progress)(uint64_t done, uint64_t total, void *context);
     void *context;
+    uint64_t bytes_per_second;    /* 0: as fast as it goes */
+    uint64_t max_age_us;          /* packs found good less long ago are left out; 0: none */
+    bool again;                   /* do not go on where a stopped run was */
+    bool repair;                  /* mend what can be mended */
+    struct store *const *sources; /* other stores to mend from */
+    size_t source_count;
 };
 
 struct verify_result {
-    uint64_t packs;
+    uint64_t packs;         /* that were read */
+    uint64_t packs_skipped; /* found good by a run that was stopped, or recently */
     uint64_t groups;
     uint64_t pages;
     uint64_t nodes;
     uint64_t checkpoints;
     uint64_t findings;
+    uint64_t mendable; /* of the findings */
+    uint64_t mended;
     uint64_t bytes;
 };
 
 /*
- * Re-reads everything: every group of every pack against checksum, SHA-256 and
- * the recomputed keys of its pages, every manifest and blob against its digest,
- * every map down to its pages. Returns 0 also when something is wrong: see
- * findings. Negative errno if it could not go on; -ECANCELED.
+ * Re-reads everything, what was verified longest ago first: every byte of every pack
+ * against the checksums, every group against its SHA-256 and the recomputed keys of
+ * its pages, every manifest and blob against its digest, every map down to its pages.
+ * A run that was stopped less than a day ago is gone on with. Returns 0 also when
+ * something is wrong: see findings. Negative errno if it could not go on; -ECANCELED.
+ *
+ * With repair, damaged packs are replaced by what they were, byte for byte: from
+ * their parity, from other copies of their pages and nodes in this store and in the
+ * sources, or from the same pack in a source. Nothing is replaced by anything that
+ * has not passed all its checksums and SHA-256s.
  */
 int store_verify(struct store *store, const struct verify_options *options,
                  struct verify_result *out, struct error *err);

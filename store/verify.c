@@ -7,71 +7,57 @@
  */
 #include "base/bytes.h"
 #include "base/cleanup.h"
-#include "base/io.h"
-#include "store/catalogue.h"
-#include "store/usage.h"
+#include "store/verify_private.h"
 #include "store/walk.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
-
-struct finding {
-    char *file;
-    uint64_t offset;
-    char *what;
-    uint64_t *hits; /* a bit for each checkpoint */
-};
-
-struct verify {
-    struct store *store;
-    const struct verify_options *options;
-    struct verify_result result;
-    struct error *err;
-    struct finding *findings;
-    size_t finding_count;
-    size_t finding_capacity;
-    struct index bad_pages; /* those in bad groups; pack: number of the finding; object: pack */
-    struct index bad_nodes;
-    uint32_t *unusable; /* by pack: number of the finding + 1 if none of it can be used */
-    uint32_t pack_count;
-    struct catalogue_checkpoint *checkpoints; /* only ids are sure to be set */
-    size_t checkpoint_count;
-    size_t current; /* checkpoint that is being walked */
-    uint64_t bytes_total;
-};
 
 /* ---- findings ---- */
 
-static int out_of_memory(struct verify *v)
+int verify_out_of_memory(struct verify *v)
 {
     return error_errno(v->err, ENOMEM, "verifying the store");
 }
 
-/* Takes note; *number_out may be NULL. */
-static int note(struct verify *v, const char *file, uint64_t offset, const char *what,
-                uint32_t *number_out)
+int verify_note(struct verify *v, const char *file, uint64_t offset, const char *what,
+                enum verify_state state, uint32_t *number_out)
 {
     struct finding *f;
 
     if (v->finding_count == v->finding_capacity) {
         size_t capacity = v->finding_capacity * 2 + 16;
-        struct finding *list = realloc(v->findings, capacity * sizeof(*list));
+        struct finding *list = reallocarray(v->findings, capacity, sizeof(*list));
 
         if (list == NULL)
-            return out_of_memory(v);
+            return verify_out_of_memory(v);
         v->findings = list;
         v->finding_capacity = capacity;
     }
     f = &v->findings[v->finding_count];
-    *f = (struct finding){.offset = offset};
+    *f = (struct finding){.offset = offset, .state = state};
     f->file = strdup(file);
     f->what = strdup(what);
     f->hits = calloc(v->checkpoint_count / 64 + 1, sizeof(*f->hits));
     if (number_out != NULL)
         *number_out = (uint32_t)v->finding_count;
     v->finding_count++;
-    return f->file == NULL || f->what == NULL || f->hits == NULL ? out_of_memory(v) : 0;
+    return f->file == NULL || f->what == NULL || f->hits == NULL ? verify_out_of_memory(v) : 0;
+}
+
+static int note_catalogue(struct verify *v, const char *what, uint32_t *number_out)
+{
+    v->catalogue_wrong = true;
+    return verify_note(v, "catalogue.db", 0, what, VERIFY_LOST, number_out);
+}
+
+int verify_tolerate(struct verify *v, int r, const struct error *e)
+{
+    if (r == -EBADMSG)
+        return note_catalogue(v, e->message, NULL);
+    if (r < 0 && v->err != NULL)
+        *v->err = *e;
+    return r;
 }
 
 static void hit(struct verify *v, size_t finding, size_t checkpoint)
@@ -83,7 +69,7 @@ static void hit(struct verify *v, size_t finding, size_t checkpoint)
 static int note_checkpoint(struct verify *v, size_t checkpoint, const char *what)
 {
     uint32_t number;
-    int r = note(v, "catalogue.db", 0, what, &number);
+    int r = note_catalogue(v, what, &number);
 
     if (r == 0)
         hit(v, number, checkpoint);
@@ -95,244 +81,86 @@ static int report(struct verify *v)
     struct digest *list = malloc((v->checkpoint_count + 1) * sizeof(*list));
 
     if (list == NULL)
-        return out_of_memory(v);
-    for (size_t i = 0; i < v->finding_count && v->options->finding != NULL; i++) {
+        return verify_out_of_memory(v);
+    for (size_t i = 0; i < v->finding_count; i++) {
         const struct finding *f = &v->findings[i];
-        struct verify_finding out = {f->file, f->offset, f->what, list, 0};
+        struct verify_finding out = {f->file, f->offset, f->what, f->state, list, 0};
 
         for (size_t c = 0; c < v->checkpoint_count; c++)
             if ((f->hits[c / 64] >> c % 64 & 1) != 0)
                 list[out.checkpoint_count++] = v->checkpoints[c].id;
-        v->options->finding(&out, v->options->context);
+        v->result.mendable += f->state == VERIFY_MENDABLE;
+        v->result.mended += f->state == VERIFY_MENDED;
+        if (v->options->finding != NULL)
+            v->options->finding(&out, v->options->context);
     }
     v->result.findings = v->finding_count;
     free(list);
     return 0;
 }
 
-/* ---- packs ---- */
-
-struct pack_check {
-    struct verify *v;
-    char name[PACK_NAME_SIZE];
-    uint32_t number;
-    int fd;
-    struct pack_index *index;
-    uint8_t *raw; /* PACK_GROUP_RAW_MAX */
-};
-
-DEFINE_CLEANUP(struct pack_index, pack_index_free)
-
-static int check_page_group(const struct pack_check *c, const struct pack_group *g, struct error *e)
-{
-    for (uint32_t i = 0; i < g->object_count; i++) {
-        struct page_ref ref = page_ref_load(c->index->objects[g->first_object + i].bytes);
-
-        if (!page_ref_same_key(page_ref_of(c->raw + (size_t)i * STASIS_PAGE_SIZE), ref))
-            return error_corrupt(e, "page %u of the group is not what the footer says", i);
-    }
-    return 0;
-}
-
-static int check_node_group(const struct pack_check *c, const struct pack_group *g, struct error *e)
-{
-    size_t offset = 0;
-
-    for (uint32_t i = 0; i < g->object_count; i++) {
-        size_t length = map_node_length(c->raw + offset, g->raw_bytes - offset);
-        struct map_node node;
-        struct digest digest;
-
-        if (length == 0 || length > g->raw_bytes - offset)
-            return error_corrupt(e, "the group does not hold the map nodes that the footer lists");
-        digest = digest_of(c->raw + offset, length);
-        if (memcmp(digest.bytes, c->index->objects[g->first_object + i].bytes, PAGE_REF_SIZE) != 0)
-            return error_corrupt(e, "map node %u of the group is not what the footer says", i);
-        if (map_node_decode(c->raw + offset, length, &node, e) < 0)
-            return -EBADMSG;
-        offset += length;
-    }
-    return offset == g->raw_bytes ? 0 : error_corrupt(e, "the group has bytes behind its nodes");
-}
-
-/* All objects of a bad group count as bad. */
-static int note_group(const struct pack_check *c, const struct pack_group *g, const char *what)
-{
-    struct verify *v = c->v;
-    struct index *bad = c->index->kind == PACK_PAGES ? &v->bad_pages : &v->bad_nodes;
-    uint32_t number;
-    int r = note(v, c->name, g->offset, what, &number);
-
-    for (uint32_t i = 0; r == 0 && i < g->object_count; i++)
-        if (index_add(bad, page_ref_load(c->index->objects[g->first_object + i].bytes), number,
-                      c->number) < 0)
-            r = out_of_memory(v);
-    return r;
-}
-
-static int check_group(const struct pack_check *c, uint32_t group)
-{
-    const struct pack_group *g = &c->index->groups[group];
-    struct error e = ERROR_INIT;
-    int r = pack_group_read(c->fd, c->name, c->index, group, c->raw, &e);
-
-    if (r == 0)
-        r = pack_group_check_digest(c->name, g, c->raw, &e);
-    if (r == 0)
-        r = c->index->kind == PACK_PAGES ? check_page_group(c, g, &e) : check_node_group(c, g, &e);
-    c->v->result.groups++;
-    if (r == -ENOMEM)
-        return out_of_memory(c->v);
-    return r < 0 ? note_group(c, g, e.message) : 0;
-}
-
-static int progress(struct verify *v, uint64_t more)
-{
-    v->result.bytes += more;
-    if (v->options->progress != NULL &&
-        v->options->progress(v->result.bytes, v->bytes_total, v->options->context) != 0)
-        return error_set(v->err, STATUS_INTERRUPTED, ECANCELED, "cancelled");
-    return 0;
-}
-
-static int check_groups(const struct pack_check *c)
-{
-    int r = 0;
-
-    for (uint32_t g = 0; r == 0 && g < c->index->group_count; g++) {
-        r = check_group(c, g);
-        if (r == 0)
-            r = progress(c->v, c->index->groups[g].stored_bytes);
-    }
-    return r;
-}
-
-static int read_footer(struct pack_check *c, const struct pack_row *row, struct error *e)
-{
-    int r;
-
-    c->fd = openat(c->v->store->dirfd, c->name, O_RDONLY | O_CLOEXEC);
-    if (c->fd < 0)
-        return error_errno(e, errno, "%s", c->name);
-    r = pack_index_read(c->fd, c->name, &c->index, e);
-    if (r < 0)
-        return r;
-    if (memcmp(c->index->id, row->id, PACK_ID_SIZE) != 0 || c->index->kind != row->kind ||
-        c->index->file_bytes != row->bytes || c->index->group_count != row->groups ||
-        c->index->object_count != row->objects)
-        return error_corrupt(e, "%s: it is not the pack that the catalogue lists", c->name);
-    return 0;
-}
-
-static int check_pack(struct verify *v, const struct pack_row *row, uint32_t number, uint8_t *raw)
-{
-    _cleanup_(pack_index_freep) struct pack_index *index = NULL;
-    _cleanup_close_ int fd = -1;
-    struct pack_check c = {.v = v, .number = number, .fd = -1, .raw = raw};
-    struct error e = ERROR_INIT;
-    uint64_t before = v->result.bytes;
-    uint32_t finding;
-    int r;
-
-    packs_name(row->id, c.name);
-    r = read_footer(&c, row, &e);
-    fd = c.fd;
-    index = c.index;
-    v->result.packs++;
-    if (r == -ENOMEM || r == -EMFILE || r == -ENFILE)
-        return error_errno(v->err, -r, "verifying %s", c.name);
-    if (r < 0) {
-        r = note(v, c.name, 0, e.message, &finding);
-        if (r == 0)
-            v->unusable[number] = finding + 1;
-    } else {
-        if (row->kind == PACK_PAGES)
-            v->result.pages += row->objects;
-        else
-            v->result.nodes += row->objects;
-        r = check_groups(&c);
-    }
-    return r < 0 ? r : progress(v, row->bytes - min_u64(row->bytes, v->result.bytes - before));
-}
-
-/* The rows of the packs this process has loaded, by their numbers. All at once:
- * the catalogue is not held while packs are read. */
-static int list_packs(struct verify *v, struct pack_row *list)
-{
-    _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
-    int r = 0;
-
-    for (uint32_t i = 0; r == 0 && i < v->pack_count; i++) {
-        _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
-
-        r = db_prepare(db, &stmt, v->err,
-                       "SELECT seq, id, kind, bytes, groups, objects FROM pack WHERE id = ?", "b",
-                       packs_get(&v->store->packs, i)->id, (size_t)PACK_ID_SIZE);
-        if (r == 0)
-            r = db_step(db, stmt, v->err);
-        /* No row: removed since it was loaded. kind 0 says so. */
-        if (r == 1)
-            r = store_pack_row(stmt, &list[i], v->err);
-        v->bytes_total += list[i].bytes;
-    }
-    return r;
-}
-
-static int check_packs(struct verify *v)
-{
-    _cleanup_free_ struct pack_row *list = NULL;
-    _cleanup_free_ uint8_t *raw = malloc(PACK_GROUP_RAW_MAX);
-    int r;
-
-    v->pack_count = packs_count(&v->store->packs);
-    list = calloc(v->pack_count + 1u, sizeof(*list));
-    v->unusable = calloc(v->pack_count + 1u, sizeof(*v->unusable));
-    if (raw == NULL || list == NULL || v->unusable == NULL)
-        return out_of_memory(v);
-    r = list_packs(v, list);
-    for (uint32_t i = 0; r == 0 && i < v->pack_count; i++)
-        if (list[i].kind != 0)
-            r = check_pack(v, &list[i], i, raw);
-    return r;
-}
-
 /* ---- catalogue ---- */
 
 static void note_complaint(const char *complaint, void *context)
 {
-    note(context, "catalogue.db", 0, complaint, NULL);
+    note_catalogue(context, complaint, NULL);
 }
 
 static int check_catalogue(struct verify *v)
 {
     _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
+    struct error e = ERROR_INIT;
 
-    return db_check(db, note_complaint, v, v->err);
+    return verify_tolerate(v, db_check(db, note_complaint, v, &e), &e);
 }
 
+static int add_checkpoint(struct verify *v, sqlite3_stmt *stmt, size_t *capacity, struct error *e)
+{
+    if (v->checkpoint_count == *capacity) {
+        struct catalogue_checkpoint *list;
+
+        *capacity = *capacity * 2 + 16;
+        list = reallocarray(v->checkpoints, *capacity, sizeof(*list));
+        if (list == NULL)
+            return error_errno(e, ENOMEM, "verifying the store");
+        v->checkpoints = list;
+    }
+    int r = db_column_digest(stmt, 0, &v->checkpoints[v->checkpoint_count].id, e);
+
+    v->checkpoint_count += r == 0;
+    return r;
+}
+
+/* As many as can be read. */
 static int list_checkpoints(struct verify *v)
 {
     _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
     _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+    struct error e = ERROR_INIT;
     size_t capacity = 0;
-    int r = db_prepare(db, &stmt, v->err, "SELECT id FROM checkpoint ORDER BY seq", "");
+    int r = db_prepare(db, &stmt, &e, "SELECT id FROM checkpoint ORDER BY seq", "");
 
-    while (r == 0 && (r = db_step(db, stmt, v->err)) == 1) {
-        if (v->checkpoint_count == capacity) {
-            struct catalogue_checkpoint *list;
+    while (r == 0 && (r = db_step(db, stmt, &e)) == 1)
+        r = add_checkpoint(v, stmt, &capacity, &e);
+    return verify_tolerate(v, r, &e);
+}
 
-            capacity = capacity * 2 + 16;
-            list = reallocarray(v->checkpoints, capacity, sizeof(*list));
-            if (list == NULL)
-                return out_of_memory(v);
-            v->checkpoints = list;
-        }
-        r = db_column_digest(stmt, 0, &v->checkpoints[v->checkpoint_count++].id, v->err);
+static int run_query(struct verify *v, struct db *db, const char *query, struct error *e)
+{
+    _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+    int r = db_prepare(db, &stmt, e, query, "");
+
+    while (r == 0 && (r = db_step(db, stmt, e)) == 1) {
+        const char *what = (const char *)sqlite3_column_text(stmt, 0);
+
+        /* In a damaged catalogue any column may be null, and the text with it. */
+        r = note_catalogue(v, what != NULL ? what : "an entry has lost its name", NULL);
     }
     return r;
 }
 
-/* What names lead to must be there, and rows must be as they were written. */
+/* What names lead to must be there, and rows must be as they were written. A query
+ * that fails says nothing about what the next would find. */
 static int check_references(struct verify *v)
 {
     static const char *const queries[] = {
@@ -354,16 +182,9 @@ static int check_references(struct verify *v)
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < ARRAY_LEN(queries); i++) {
-        _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
+        struct error e = ERROR_INIT;
 
-        r = db_prepare(db, &stmt, v->err, queries[i], "");
-        while (r == 0 && (r = db_step(db, stmt, v->err)) == 1) {
-            const char *what = (const char *)sqlite3_column_text(stmt, 0);
-
-            /* In a damaged catalogue any column may be null, and the text with it. */
-            r = note(v, "catalogue.db", 0, what != NULL ? what : "an entry has lost its name",
-                     NULL);
-        }
+        r = verify_tolerate(v, run_query(v, db, queries[i], &e), &e);
     }
     return r;
 }
@@ -468,7 +289,7 @@ static int walk_checkpoint(struct verify *v, struct tree_walk *walk)
     int r;
 
     if (m == NULL)
-        return out_of_memory(v);
+        return verify_out_of_memory(v);
     r = catalogue_manifest_read(v->store, &v->checkpoints[v->current].id, m, &e);
     /* Removed meanwhile. */
     if (r == -ENOENT)
@@ -550,11 +371,11 @@ int store_verify(struct store *store, const struct verify_options *options,
     if (r == 0)
         r = list_checkpoints(&v);
     if (r == 0)
-        r = check_packs(&v);
-    if (r == 0)
         r = check_catalogue(&v);
     if (r == 0)
         r = check_references(&v);
+    if (r == 0)
+        r = verify_packs(&v);
     if (r == 0)
         r = check_checkpoints(&v);
     if (r == 0)

@@ -183,7 +183,7 @@ static void every_truncated_pack_is_found(void **state)
     for (uint64_t size = file_size(path); size-- > 0;) {
         assert_int_equal(truncate(path, (off_t)size), 0);
         fixture_reopen(f);
-        assert_int_equal(verify(f->store).findings, 1);
+        assert_true(verify(f->store).findings >= 1);
         assert_never_wrong(f->store, &id, data, 3 * STASIS_PAGE_SIZE);
     }
 }
