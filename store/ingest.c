@@ -10,18 +10,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#define HOT_ZSTD_LEVEL 1
-
-/* A pack ends when one more group and its footer might not fit. */
-#define PACK_FULL_BYTES (PACK_MAX_SIZE - 2 * GROUP_RAW_BYTES)
-
 DEFINE_CLEANUP(struct ingest, ingest_free)
-
-static void open_group_init(struct open_group *g, enum pack_kind kind)
-{
-    g->kind = kind;
-    g->raw = malloc(GROUP_RAW_BYTES);
-}
 
 int ingest_begin(struct store *store, struct ingest **out, struct error *err)
 {
@@ -31,10 +20,8 @@ int ingest_begin(struct store *store, struct ingest **out, struct error *err)
     if (in == NULL)
         return error_errno(err, ENOMEM, "writing to the store");
     in->store = store;
-    open_group_init(&in->page_group, PACK_PAGES);
-    open_group_init(&in->node_group, PACK_NODES);
-    if (in->page_group.raw == NULL || in->node_group.raw == NULL)
-        return error_errno(err, ENOMEM, "writing to the store");
+    in->page_queue.kind = PACK_PAGES;
+    in->node_queue.kind = PACK_NODES;
     r = store_refresh(store, err);
     if (r < 0)
         return r;
@@ -77,8 +64,8 @@ void ingest_free(struct ingest *in)
     free(in->moved);
     index_clear(&in->pages);
     index_clear(&in->nodes);
-    free(in->page_group.raw);
-    free(in->node_group.raw);
+    ingest_groups_free(in);
+    free(in->batch);
     free(in->found.list);
     cached_group_release(in->near_store);
     cached_group_release(in->near_own);
@@ -180,7 +167,7 @@ int ingest_add_pack(struct ingest *in, enum pack_kind kind, uint32_t *number_out
     return r;
 }
 
-static int finish_pack(struct own_pack *pack, struct error *err)
+int ingest_finish_pack(struct own_pack *pack, struct error *err)
 {
     int r = pack_writer_finish(pack->writer, err);
 
@@ -197,124 +184,40 @@ static int finish_pack(struct own_pack *pack, struct error *err)
     return 0;
 }
 
-/* ---- groups ---- */
-
-static struct open_group *group_of(struct ingest *in, enum pack_kind kind)
-{
-    return kind == PACK_PAGES ? &in->page_group : &in->node_group;
-}
-
-static int flush_group(struct ingest *in, struct open_group *g, struct error *err)
-{
-    uint32_t number;
-    int r;
-
-    if (g->count == 0)
-        return 0;
-    r = pack_writer_group(in->packs[g->pack]->writer, g->raw, g->used, g->ids, g->count, &number,
-                          err);
-    if (r < 0) {
-        in->failed = true;
-        return r;
-    }
-    g->count = 0;
-    g->used = 0;
-    return 0;
-}
-
-static bool group_is_full(const struct open_group *g, size_t length)
-{
-    unsigned limit = g->kind == PACK_PAGES ? PACK_HOT_GROUP_PAGES : NODE_GROUP_OBJECTS;
-
-    return g->count == limit || g->count == PACK_GROUP_OBJECTS_MAX ||
-           g->used + length > GROUP_RAW_BYTES;
-}
-
-/* Makes sure that an object of that length has a group and a pack to go to. */
-static int make_room(struct ingest *in, struct open_group *g, size_t length, struct error *err)
-{
-    int r = group_is_full(g, length) ? flush_group(in, g, err) : 0;
-
-    if (r < 0)
-        return r;
-    if (g->count == 0 && g->has_pack &&
-        (in->packs[g->pack]->state != OWN_WRITING ||
-         pack_writer_size(in->packs[g->pack]->writer) > PACK_FULL_BYTES)) {
-        g->has_pack = false;
-        if (in->packs[g->pack]->state == OWN_WRITING)
-            r = finish_pack(in->packs[g->pack], err);
-    }
-    if (r == 0 && !g->has_pack) {
-        r = ingest_add_pack(in, g->kind, &g->pack, err);
-        g->has_pack = r == 0;
-    }
-    return r;
-}
-
-static int add_object(struct ingest *in, enum pack_kind kind, struct page_ref id, const void *bytes,
-                      size_t length, struct error *err)
-{
-    struct open_group *g = group_of(in, kind);
-    struct index *ix = kind == PACK_PAGES ? &in->pages : &in->nodes;
-    int r = make_room(in, g, length, err);
-
-    if (r < 0) {
-        in->failed = true;
-        return r;
-    }
-    r = index_add(ix, id, g->pack, own_index(in->packs[g->pack])->object_count + g->count);
-    if (r < 0)
-        return error_errno(err, -r, "indexing a new page");
-    memcpy(g->raw + g->used, bytes, length);
-    page_ref_store(id, g->ids[g->count].bytes);
-    g->offsets[g->count++] = (uint32_t)g->used;
-    g->used += length;
-    g->offsets[g->count] = (uint32_t)g->used;
-    return 0;
-}
-
-int ingest_flush(struct ingest *in, struct error *err)
-{
-    int r = flush_group(in, &in->page_group, err);
-
-    if (r == 0)
-        r = flush_group(in, &in->node_group, err);
-    for (uint32_t i = 0; r == 0 && i < in->pack_count; i++)
-        if (in->packs[i]->state == OWN_WRITING)
-            r = finish_pack(in->packs[i], err);
-    in->page_group.has_pack = in->node_group.has_pack = false;
-    return r;
-}
-
 /* ---- reading our own ---- */
 
-int ingest_own_bytes(struct ingest *in, enum pack_kind kind, const struct index_entry *e,
-                     const uint8_t **bytes_out, size_t *length_out, struct error *err)
+int ingest_own_bytes_near(struct ingest *in, enum pack_kind kind, const struct index_entry *e,
+                          struct cached_group **group_io, const uint8_t **bytes_out,
+                          size_t *length_out, struct error *err)
 {
     const struct own_pack *pack = in->packs[index_entry_pack(e)];
     const struct pack_index *index = own_index(pack);
-    const struct open_group *g = group_of(in, kind);
-    uint32_t group, position;
+    uint32_t group;
     uint64_t key;
     int r;
 
     if (e->object >= index->object_count) {
-        position = e->object - index->object_count;
-        *bytes_out = g->raw + g->offsets[position];
-        *length_out = g->offsets[position + 1] - g->offsets[position];
+        ingest_queued_bytes(kind == PACK_PAGES ? &in->page_queue : &in->node_queue,
+                            e->object - index->object_count, bytes_out, length_out);
         return 0;
     }
     group = pack_group_of_object(index, e->object);
     key = group_cache_key(pack->owner, group);
-    if (in->near_own == NULL || in->near_own->key != key) {
-        cached_group_release(steal_pointer(in->near_own));
-        r = group_cache_get(in->store->cache, key, pack->fd, pack->name, index, group,
-                            &in->near_own, err);
+    if (*group_io == NULL || (*group_io)->key != key) {
+        cached_group_release(steal_pointer(*group_io));
+        r = group_cache_get(in->store->cache, key, pack->fd, pack->name, index, group, group_io,
+                            err);
         if (r < 0)
             return r;
     }
-    position = e->object - index->groups[group].first_object;
-    return cached_group_object(in->near_own, position, bytes_out, length_out);
+    return cached_group_object(*group_io, e->object - index->groups[group].first_object, bytes_out,
+                               length_out);
+}
+
+int ingest_own_bytes(struct ingest *in, enum pack_kind kind, const struct index_entry *e,
+                     const uint8_t **bytes_out, size_t *length_out, struct error *err)
+{
+    return ingest_own_bytes_near(in, kind, e, &in->near_own, bytes_out, length_out, err);
 }
 
 int ingest_node_bytes(struct ingest *in, const struct digest *digest,
@@ -362,102 +265,6 @@ bool ingest_view_has_page(struct ingest *in, struct page_ref ref)
     return packs_find(&in->store->packs, PACK_PAGES, ref, false, 0, in->view, &at, 1) != 0;
 }
 
-/* ---- pages ---- */
-
-/* Keys only propose: the bytes of a candidate are read and compared. One that
- * cannot be read counts as another page, so that damage does not spread. */
-static bool store_page_equals(struct ingest *in, const struct location *at, const void *page)
-{
-    const uint8_t *bytes;
-    size_t length;
-
-    return packs_read_near(&in->store->packs, at, &in->near_store, &bytes, &length, NULL) == 0 &&
-           memcmp(bytes, page, STASIS_PAGE_SIZE) == 0;
-}
-
-static bool own_page_equals(struct ingest *in, const struct index_entry *e, const void *page)
-{
-    const uint8_t *bytes;
-    size_t length;
-
-    return ingest_own_bytes(in, PACK_PAGES, e, &bytes, &length, NULL) == 0 &&
-           memcmp(bytes, page, STASIS_PAGE_SIZE) == 0;
-}
-
-static bool variant_is_taken(struct ingest *in, struct page_ref ref, int found)
-{
-    for (int i = 0; i < found; i++)
-        if (page_ref_equal(in->found.list[i].id, ref))
-            return true;
-    return index_get(&in->pages, ref) != NULL;
-}
-
-static int free_variant(struct ingest *in, struct page_ref first, int found, struct page_ref *out,
-                        struct error *err)
-{
-    for (unsigned v = page_ref_variant(first); v <= PAGE_VARIANT_MAX; v++) {
-        *out = page_ref_with_variant(first, (uint16_t)v);
-        if (!variant_is_taken(in, *out, found))
-            return 0;
-    }
-    return error_set(err, STATUS_FAILED, EOVERFLOW,
-                     "the store holds %u different pages with one key", PAGE_VARIANT_MAX + 1u);
-}
-
-/*
- * Finds the page among our own and the store's packs 0..to-1 (then *exists_out),
- * or the reference it would get. `skip` is a reference of ours that does not
- * count (zero: none): the one that is to be replaced.
- */
-int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,
-                     struct page_ref *ref_out, bool *exists_out, struct error *err)
-{
-    struct page_ref first = page_ref_of(page);
-    struct index_cursor own = index_find(&in->pages, first);
-    const struct index_entry *e;
-    int found;
-
-    *exists_out = true;
-    while ((e = index_next(&own)) != NULL) {
-        if (!page_ref_equal(e->id, skip) && own_page_equals(in, e, page)) {
-            *ref_out = e->id;
-            return 0;
-        }
-    }
-    found = store_find_all(in->store, first, 0, to, &in->found);
-    if (found < 0)
-        return error_errno(err, -found, "looking for a page");
-    for (int i = 0; i < found; i++) {
-        if (store_page_equals(in, &in->found.list[i], page)) {
-            *ref_out = in->found.list[i].id;
-            return 0;
-        }
-    }
-    *exists_out = false;
-    return free_variant(in, first, found, ref_out, err);
-}
-
-int ingest_page(struct ingest *in, const void *page, struct page_ref *ref_out, struct error *err)
-{
-    struct page_ref ref;
-    bool exists;
-    int r;
-
-    if (page_is_zero(page)) {
-        *ref_out = (struct page_ref){0};
-        return 0;
-    }
-    r = ingest_find_page(in, page, in->view, (struct page_ref){0}, &ref, &exists, err);
-    if (r == 0 && !exists)
-        r = add_object(in, PACK_PAGES, ref, page, STASIS_PAGE_SIZE, err);
-    if (r < 0)
-        return r;
-    in->stats.pages++;
-    in->stats.pages_new += !exists;
-    *ref_out = ref;
-    return 0;
-}
-
 /* ---- nodes and blobs ---- */
 
 /* Is there a good copy? A damaged one is as good as none: written again, the
@@ -485,7 +292,7 @@ int ingest_encoded_node(struct ingest *in, const void *bytes, size_t length,
 
     if (has_node(in, digest, bytes, length))
         return 0;
-    r = add_object(in, PACK_NODES, node_id(digest), bytes, length, err);
+    r = ingest_add_object(in, PACK_NODES, node_id(digest), bytes, length, false, err);
     if (r == 0)
         in->stats.nodes_new++;
     return r;

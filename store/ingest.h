@@ -28,6 +28,20 @@ void ingest_get_stats(const struct ingest *in, struct ingest_stats *out);
  * the zero page). The bytes are copied. */
 int ingest_page(struct ingest *in, const void *page, struct page_ref *ref_out, struct error *err);
 
+/*
+ * The same for many at once, with the threads of the store: pages[0..count-1] need not
+ * lie together, and refs_out[] gets their references, the same as ingest_page() in that
+ * order would give. Equal pages among them are stored once. The bytes must stand still
+ * during the call and are not needed after it. Uses a few MiB however many there are;
+ * who wants progress or to cancel gives INGEST_BATCH_PAGES at a time. After a failure
+ * the ingest can only be freed.
+ */
+int ingest_pages(struct ingest *in, const void *const *pages, size_t count,
+                 struct page_ref *refs_out, struct error *err);
+
+/* A good number for each call. */
+#define INGEST_BATCH_PAGES 1024u
+
 /* Stores a node if it is new. */
 int ingest_node(struct ingest *in, const struct map_node *node, struct digest *digest_out,
                 struct error *err);

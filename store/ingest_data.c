@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole files and buffers as spaces. */
+/* Whole files and buffers as spaces, a batch of pages at a time. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/io.h"
@@ -8,53 +8,103 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#define READ_BYTES (1u << 20)
-
 DEFINE_CLEANUP(struct map_builder, map_builder_free)
 
-struct file_reader {
+/* Pages that wait for the next ingest_pages(), and their places in the map. */
+struct page_run {
     struct ingest *in;
     struct map_builder *builder;
+    unsigned count;
+    const void *pages[INGEST_BATCH_PAGES];
+    uint64_t numbers[INGEST_BATCH_PAGES];
+    struct page_ref refs[INGEST_BATCH_PAGES];
+};
+
+static int put_run(struct page_run *run, struct error *err)
+{
+    int r = ingest_pages(run->in, run->pages, run->count, run->refs, err);
+
+    for (unsigned i = 0; r == 0 && i < run->count; i++)
+        if (!page_ref_is_zero(run->refs[i]))
+            r = map_builder_set(run->builder, run->numbers[i], run->refs[i], err);
+    run->count = 0;
+    return r;
+}
+
+static void add_page(struct page_run *run, uint64_t number, const void *bytes)
+{
+    run->pages[run->count] = bytes;
+    run->numbers[run->count++] = number;
+}
+
+/* ---- files ---- */
+
+#define READ_BYTES ((size_t)INGEST_BATCH_PAGES * STASIS_PAGE_SIZE)
+
+/* What a thread reads at once. Copying from the page cache is work too. */
+#define PIECE_BYTES (256u << 10)
+
+struct file_reader {
+    struct page_run *run;
     int fd;
     uint64_t size_bytes;
-    uint8_t *buf;
+    uint8_t *buf; /* READ_BYTES: of the pages in run */
     int (*progress)(uint64_t done_bytes, void *context);
     void *context;
     struct error *err;
 };
 
-/* buf holds whole pages, from page number `first` on. */
-static int put_pages(struct ingest *in, struct map_builder *b, uint64_t first, const uint8_t *buf,
-                     size_t pages, struct error *err)
+struct chunk {
+    const struct file_reader *f;
+    uint8_t *to;
+    uint64_t offset;
+    size_t length;
+};
+
+static int read_piece(unsigned index, unsigned slot, void *context, struct error *err)
 {
-    int r = 0;
+    const struct chunk *c = context;
+    size_t from = (size_t)index * PIECE_BYTES;
+    int r = io_pread_full(c->f->fd, c->to + from, min_u64(PIECE_BYTES, c->length - from),
+                          c->offset + from);
 
-    for (size_t i = 0; r == 0 && i < pages; i++) {
-        struct page_ref ref;
-
-        r = ingest_page(in, buf + i * STASIS_PAGE_SIZE, &ref, err);
-        if (r == 0 && !page_ref_is_zero(ref))
-            r = map_builder_set(b, first + i, ref, err);
-    }
-    return r;
+    (void)slot;
+    if (r == -ENODATA)
+        return error_set(err, STATUS_FAILED, ENODATA,
+                         "the file ends before its %llu bytes: it changed while it was read",
+                         (unsigned long long)c->f->size_bytes);
+    if (r < 0)
+        return error_errno(err, -r, "reading the file at offset %llu",
+                           (unsigned long long)(c->offset + from));
+    return 0;
 }
 
 /* One chunk, which begins at a page; the last page is filled up with zeros. */
-static int put_chunk(struct file_reader *f, uint64_t offset, size_t length)
+static int read_chunk(struct file_reader *f, uint64_t offset, size_t length)
 {
+    struct page_run *run = f->run;
+    struct chunk c = {f, f->buf + (size_t)run->count * STASIS_PAGE_SIZE, offset, length};
     size_t pages = (size_t)div_round_up(length, STASIS_PAGE_SIZE);
-    int r = io_pread_full(f->fd, f->buf, length, offset);
+    int r;
 
-    if (r == -ENODATA)
-        return error_set(f->err, STATUS_FAILED, ENODATA,
-                         "the file ends before its %llu bytes: it changed while it was read",
-                         (unsigned long long)f->size_bytes);
+    /* The disk reads on while we work. */
+    posix_fadvise(f->fd, (off_t)(offset + length), READ_BYTES, POSIX_FADV_WILLNEED);
+    r = workers_run(run->in->store->workers, (unsigned)div_round_up(length, PIECE_BYTES),
+                    read_piece, &c, f->err);
     if (r < 0)
-        return error_errno(f->err, -r, "reading the file at offset %llu",
-                           (unsigned long long)offset);
-    memset(f->buf + length, 0, pages * STASIS_PAGE_SIZE - length);
-    r = put_pages(f->in, f->builder, offset >> STASIS_PAGE_SHIFT, f->buf, pages, f->err);
-    if (r == 0 && f->progress != NULL && f->progress(offset + length, f->context) != 0)
+        return r;
+    memset(c.to + length, 0, pages * STASIS_PAGE_SIZE - length);
+    for (size_t i = 0; i < pages; i++)
+        add_page(run, (offset >> STASIS_PAGE_SHIFT) + i, c.to + i * STASIS_PAGE_SIZE);
+    return 0;
+}
+
+/* What was read goes into the store; done_bytes: how far that is. */
+static int put_chunks(struct file_reader *f, uint64_t done_bytes)
+{
+    int r = put_run(f->run, f->err);
+
+    if (r == 0 && f->progress != NULL && f->progress(done_bytes, f->context) != 0)
         return error_set(f->err, STATUS_INTERRUPTED, ECANCELED, "cancelled");
     return r;
 }
@@ -63,8 +113,15 @@ static int put_extent(struct file_reader *f, uint64_t offset, uint64_t end)
 {
     int r = 0;
 
-    for (; r == 0 && offset < end; offset += READ_BYTES)
-        r = put_chunk(f, offset, (size_t)min_u64(READ_BYTES, end - offset));
+    while (r == 0 && offset < end) {
+        size_t room = READ_BYTES - (size_t)f->run->count * STASIS_PAGE_SIZE;
+        size_t length = (size_t)min_u64(room, end - offset);
+
+        r = read_chunk(f, offset, length);
+        offset += length;
+        if (r == 0 && f->run->count == INGEST_BATCH_PAGES)
+            r = put_chunks(f, offset);
+    }
     return r;
 }
 
@@ -109,7 +166,7 @@ static int put_file(struct file_reader *f)
         r = put_extent(f, begin, end);
         offset = end;
     }
-    return r;
+    return r < 0 || f->run->count == 0 ? r : put_chunks(f, f->size_bytes);
 }
 
 int ingest_file(struct ingest *in, int fd, uint64_t size_bytes,
@@ -117,37 +174,60 @@ int ingest_file(struct ingest *in, int fd, uint64_t size_bytes,
                 struct digest *root_out, struct error *err)
 {
     _cleanup_(map_builder_freep) struct map_builder *builder = NULL;
+    _cleanup_free_ struct page_run *run = malloc(sizeof(*run));
     _cleanup_free_ uint8_t *buf = malloc(READ_BYTES);
-    struct file_reader f = {in, NULL, fd, size_bytes, buf, progress, context, err};
+    struct file_reader f = {run, fd, size_bytes, buf, progress, context, err};
     int r;
 
-    if (buf == NULL)
+    if (buf == NULL || run == NULL)
         return error_errno(err, ENOMEM, "reading a file");
     if (size_bytes > INT64_MAX - STASIS_PAGE_SIZE)
         return error_set(err, STATUS_FAILED, EFBIG, "the file is too large");
     r = map_builder_begin(in, NULL, 0, div_round_up(size_bytes, STASIS_PAGE_SIZE), &builder, err);
-    f.builder = builder;
+    run->in = in;
+    run->builder = builder;
+    run->count = 0;
     if (r == 0)
         r = put_file(&f);
     return r < 0 ? r : map_builder_finish(builder, root_out, err);
+}
+
+/* ---- memory ---- */
+
+static int put_memory(struct page_run *run, const uint8_t *bytes, uint64_t size_bytes,
+                      struct error *err)
+{
+    uint64_t whole = size_bytes >> STASIS_PAGE_SHIFT;
+    size_t tail = (size_t)(size_bytes % STASIS_PAGE_SIZE);
+    uint8_t last[STASIS_PAGE_SIZE] = {0};
+    int r = 0;
+
+    for (uint64_t i = 0; r == 0 && i < whole; i++) {
+        add_page(run, i, bytes + (i << STASIS_PAGE_SHIFT));
+        if (run->count == INGEST_BATCH_PAGES)
+            r = put_run(run, err);
+    }
+    if (r == 0 && tail != 0) {
+        memcpy(last, bytes + (whole << STASIS_PAGE_SHIFT), tail);
+        add_page(run, whole, last);
+    }
+    return r < 0 ? r : put_run(run, err);
 }
 
 int ingest_memory(struct ingest *in, const void *data, uint64_t size_bytes, struct digest *root_out,
                   struct error *err)
 {
     _cleanup_(map_builder_freep) struct map_builder *builder = NULL;
-    uint64_t whole = size_bytes >> STASIS_PAGE_SHIFT;
-    size_t tail = (size_t)(size_bytes % STASIS_PAGE_SIZE);
-    const uint8_t *bytes = data;
-    int r = map_builder_begin(in, NULL, 0, whole + (tail != 0), &builder, err);
+    _cleanup_free_ struct page_run *run = malloc(sizeof(*run));
+    int r;
 
+    if (run == NULL)
+        return error_errno(err, ENOMEM, "writing to the store");
+    r = map_builder_begin(in, NULL, 0, div_round_up(size_bytes, STASIS_PAGE_SIZE), &builder, err);
+    run->in = in;
+    run->builder = builder;
+    run->count = 0;
     if (r == 0)
-        r = put_pages(in, builder, 0, bytes, (size_t)whole, err);
-    if (r == 0 && tail != 0) {
-        uint8_t last[STASIS_PAGE_SIZE] = {0};
-
-        memcpy(last, bytes + (whole << STASIS_PAGE_SHIFT), tail);
-        r = put_pages(in, builder, whole, last, 1, err);
-    }
+        r = put_memory(run, data, size_bytes, err);
     return r < 0 ? r : map_builder_finish(builder, root_out, err);
 }

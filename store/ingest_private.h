@@ -12,11 +12,14 @@
 #ifndef STASIS_STORE_INGEST_PRIVATE_H
 #define STASIS_STORE_INGEST_PRIVATE_H
 
+#include "base/workers.h"
 #include "store/ingest.h"
 #include "store/private.h"
 
 #define GROUP_RAW_BYTES (PACK_HOT_GROUP_PAGES * STASIS_PAGE_SIZE)
 #define NODE_GROUP_OBJECTS PACK_GROUP_OBJECTS_MAX
+
+#define HOT_ZSTD_LEVEL 1
 
 enum own_state {
     OWN_WRITING,
@@ -36,16 +39,32 @@ struct own_pack {
     struct pack_index *index;   /* from when it is finished */
 };
 
-/* The group that is being filled, and the pack it will go to. */
+/* A group that waits to be written. */
 struct open_group {
-    enum pack_kind kind;
-    bool has_pack;
-    uint32_t pack; /* number among the ingest's own */
-    unsigned count;
-    size_t used;
-    uint8_t *raw;
+    unsigned count;       /* objects in it */
+    size_t used;          /* their bytes */
+    const uint8_t *bytes; /* end to end: in own, or lent by the caller of ingest_pages() */
+    bool ready;           /* encoded; of the round that writes it */
+    struct pack_encoded encoded;
     uint32_t offsets[NODE_GROUP_OBJECTS + 1];
     struct pack_object_id ids[NODE_GROUP_OBJECTS];
+    uint8_t own[GROUP_RAW_BYTES];
+    uint8_t room[GROUP_RAW_BYTES]; /* for what it is compressed into */
+};
+
+/* Groups are compressed by several threads at once, so they are gathered first: 4 MiB
+ * of pages keep the threads busy for some milliseconds. */
+#define QUEUE_GROUPS 64u
+
+/* The groups of one kind that wait, and the pack they will go to. All but the last
+ * are full. */
+struct group_queue {
+    enum pack_kind kind;
+    bool has_pack;
+    uint32_t pack;                           /* number among the ingest's own */
+    unsigned count;                          /* groups */
+    unsigned objects;                        /* in all of them */
+    struct open_group *groups[QUEUE_GROUPS]; /* NULL until first used */
 };
 
 struct own_blob {
@@ -68,8 +87,10 @@ struct ingest {
     uint32_t pack_count;
     struct index pages; /* own objects; pack is a number among our own */
     struct index nodes;
-    struct open_group page_group;
-    struct open_group node_group;
+    struct group_queue page_queue;
+    struct group_queue node_queue;
+    struct pack_encoder *encoders[WORKERS_MAX]; /* one for each thread of a round */
+    struct page_batch *batch;                   /* of ingest_pages(); NULL until first used */
     struct own_blob *blobs;
     size_t blob_count;
     struct moved_root *moved;
@@ -91,6 +112,12 @@ const struct pack_index *own_index(const struct own_pack *pack);
 int ingest_own_bytes(struct ingest *in, enum pack_kind kind, const struct index_entry *e,
                      const uint8_t **bytes_out, size_t *length_out, struct error *err);
 
+/* The same for several threads while nothing is written: *group_io as for
+ * packs_read_near(). */
+int ingest_own_bytes_near(struct ingest *in, enum pack_kind kind, const struct index_entry *e,
+                          struct cached_group **group_io, const uint8_t **bytes_out,
+                          size_t *length_out, struct error *err);
+
 /* An encoded node, our own or of any committed pack; *group_out (may become NULL)
  * keeps it alive, and so does not writing nodes. */
 int ingest_node_bytes(struct ingest *in, const struct digest *digest,
@@ -106,10 +133,6 @@ bool ingest_sees_node(struct ingest *in, const struct digest *digest);
 /* Is the page in a pack of our view? */
 bool ingest_view_has_page(struct ingest *in, struct page_ref ref);
 
-/* Finds an equal page, or the reference a new one gets: see ingest.c. */
-int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,
-                     struct page_ref *ref_out, bool *exists_out, struct error *err);
-
 /* Stores an encoded node unless we see an equal one. */
 int ingest_encoded_node(struct ingest *in, const void *bytes, size_t length,
                         const struct digest *digest, struct error *err);
@@ -119,10 +142,37 @@ int ingest_add_pack(struct ingest *in, enum pack_kind kind, uint32_t *number_out
                     struct error *err);
 /* Takes a pack's file away; its number stays. */
 void ingest_drop_pack(struct ingest *in, uint32_t number);
+/* Writes the footer. */
+int ingest_finish_pack(struct own_pack *pack, struct error *err);
+
+bool ingest_has_blob(const struct ingest *in, const struct digest *digest);
+
+/* ---- ingest_groups.c ---- */
+
+/* Puts an object into the last group. lend: bytes stay where they are until
+ * ingest_settle_pages(), so they need not be copied. */
+int ingest_add_object(struct ingest *in, enum pack_kind kind, struct page_ref id, const void *bytes,
+                      size_t length, bool lend, struct error *err);
+
+/* After lending: writes the full groups of pages and copies what is in the last. */
+int ingest_settle_pages(struct ingest *in, struct error *err);
+
+/* Where an object that is not written yet lies: position counts from the first of them. */
+void ingest_queued_bytes(const struct group_queue *q, uint32_t position, const uint8_t **bytes_out,
+                         size_t *length_out);
+
 /* Writes what is still in memory and the footers of all packs. */
 int ingest_flush(struct ingest *in, struct error *err);
 
-bool ingest_has_blob(const struct ingest *in, const struct digest *digest);
+void ingest_groups_free(struct ingest *in);
+
+/* ---- ingest_pages.c ---- */
+
+/* Finds an equal page among our own and the store's packs 0..to-1 (then *exists_out),
+ * or the reference it would get. `skip` is a reference of ours that does not count
+ * (zero: none): the one that is to be replaced. */
+int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,
+                     struct page_ref *ref_out, bool *exists_out, struct error *err);
 
 /* ---- rewrite.c ---- */
 

@@ -3,6 +3,7 @@
 #ifndef STASIS_STORE_PRIVATE_H
 #define STASIS_STORE_PRIVATE_H
 
+#include "base/workers.h"
 #include "store/db.h"
 #include "store/packs.h"
 #include "store/store.h"
@@ -16,9 +17,10 @@ struct store {
     struct db db;
     struct group_cache *cache;
     struct packs packs;
-    int64_t loaded_seq;     /* of the last pack row loaded; under db.lock */
-    int64_t data_version;   /* of the catalogue when it was; under db.lock */
-    atomic_uint next_owner; /* cache numbers of packs being written */
+    struct workers *workers; /* hash, compare and compress */
+    int64_t loaded_seq;      /* of the last pack row loaded; under db.lock */
+    int64_t data_version;    /* of the catalogue when it was; under db.lock */
+    atomic_uint next_owner;  /* cache numbers of packs being written */
 };
 
 /* Loads packs that other processes committed since. 0 or negative errno. */

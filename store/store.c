@@ -182,7 +182,8 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
     /* Above every number a committed pack can have. */
     atomic_init(&store->next_owner, UINT32_C(1) << 31);
     store->dir = strdup(dir);
-    if (store->dir == NULL || group_cache_new(CACHE_BYTES, &store->cache) < 0)
+    if (store->dir == NULL || group_cache_new(CACHE_BYTES, &store->cache) < 0 ||
+        workers_new(0, &store->workers) < 0)
         return error_errno(err, ENOMEM, "opening the store");
     r = open_dirs(store, create, err);
     if (r < 0)
@@ -210,8 +211,14 @@ void store_close(struct store *store)
     if (store->dirfd >= 0)
         close(store->dirfd);
     group_cache_free(store->cache);
+    workers_free(store->workers);
     free(store->dir);
     free(store);
+}
+
+void store_limit_threads(struct store *store, unsigned threads)
+{
+    workers_limit(store->workers, threads);
 }
 
 /* ---- packs of other processes ---- */

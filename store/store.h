@@ -33,6 +33,11 @@ struct store;
 int store_open(const char *dir, bool create, struct store **out, struct error *err);
 void store_close(struct store *store);
 
+/* How many threads an ingest or a reader of this store uses at once, the caller's own
+ * included; 0, as at first: one for each CPU of the process. They are started when they are
+ * first of use. Any thread. */
+void store_limit_threads(struct store *store, unsigned threads);
+
 /* ---- reading ---- */
 
 /* Reads one page; a zero reference gives zeros. Every decode is checked. */
