@@ -251,12 +251,18 @@ int catalogue_machine_create(struct store *store, const char *name, const struct
     return r < 0 ? r : finish(db, create_machine(db, name, origin, err), err);
 }
 
-/* A checkpoint is in use if an image is it or a machine builds on it. */
-#define IN_USE                                                                                     \
-    " (id IN (SELECT id FROM image) OR id IN (SELECT head FROM machine WHERE head IS NOT NULL)"    \
-    " OR id IN (SELECT origin FROM machine))"
-
-static int remove_blobs(struct db *db, struct error *err);
+/* None while a row has changed, since it may have lost the name of the state it
+ * needs. */
+int catalogue_remove_blobs(struct db *db, struct error *err)
+{
+    return db_run(db, err,
+                  "DELETE FROM blob WHERE digest NOT IN"
+                  " (SELECT state FROM checkpoint WHERE state IS NOT NULL"
+                  "  UNION ALL SELECT state FROM lease WHERE state IS NOT NULL)"
+                  " AND NOT EXISTS (SELECT 1 FROM checkpoint WHERE sum IS NOT " DB_CHECKPOINT_SUM
+                  ")",
+                  "");
+}
 
 static int remove_machine(struct db *db, const char *name, struct error *err)
 {
@@ -265,13 +271,14 @@ static int remove_machine(struct db *db, const char *name, struct error *err)
     if (r == 0 && db_changes(db) == 0)
         return catalogue_need_machine(db, name, err);
     if (r == 0)
-        r = db_run(db, err, "DELETE FROM checkpoint WHERE machine = ? AND NOT" IN_USE, "t", name);
+        r = db_run(db, err, "DELETE FROM checkpoint WHERE machine = ? AND NOT" DB_IN_USE, "t",
+                   name);
     if (r == 0)
         r = db_run(db, err,
                    "UPDATE checkpoint SET machine = NULL, name = NULL,"
                    " sum = row_sum(id, NULL, NULL, created_us, state) WHERE machine = ?",
                    "t", name);
-    return r == 0 ? remove_blobs(db, err) : r;
+    return r == 0 ? catalogue_remove_blobs(db, err) : r;
 }
 
 int catalogue_machine_remove(struct store *store, const char *name, struct error *err)
@@ -356,23 +363,11 @@ int catalogue_checkpoint_by_prefix(struct store *store, const char *hex, struct 
     return r;
 }
 
-/* Device states of checkpoints that are gone: none while a row has changed, since
- * it may have lost the name of the state it needs. */
-static int remove_blobs(struct db *db, struct error *err)
-{
-    return db_run(db, err,
-                  "DELETE FROM blob WHERE digest NOT IN"
-                  " (SELECT state FROM checkpoint WHERE state IS NOT NULL)"
-                  " AND NOT EXISTS (SELECT 1 FROM checkpoint WHERE sum IS NOT " DB_CHECKPOINT_SUM
-                  ")",
-                  "");
-}
-
 static int remove_checkpoint(struct db *db, const struct digest *id, struct error *err)
 {
     char hex[DIGEST_HEX_SIZE];
     int64_t used;
-    int r = db_get_int(db, &used, err, "SELECT" IN_USE " FROM checkpoint WHERE id = ?", "d", id);
+    int r = db_get_int(db, &used, err, "SELECT" DB_IN_USE " FROM checkpoint WHERE id = ?", "d", id);
 
     if (r == -ENOENT)
         return catalogue_need_checkpoint(db, id, err);
@@ -384,7 +379,7 @@ static int remove_checkpoint(struct db *db, const struct digest *id, struct erro
     }
     if (r == 0)
         r = db_run(db, err, "DELETE FROM checkpoint WHERE id = ?", "d", id);
-    return r == 0 ? remove_blobs(db, err) : r;
+    return r == 0 ? catalogue_remove_blobs(db, err) : r;
 }
 
 int catalogue_checkpoint_remove(struct store *store, const struct digest *id, struct error *err)
@@ -395,10 +390,9 @@ int catalogue_checkpoint_remove(struct store *store, const struct digest *id, st
     return r < 0 ? r : finish(db, remove_checkpoint(db, id, err), err);
 }
 
-int catalogue_manifest_text(struct store *store, const struct digest *id, char **text_out,
-                            size_t *length_out, struct error *err)
+static int manifest_text_locked(struct db *db, const struct digest *id, char **text_out,
+                                size_t *length_out, struct error *err)
 {
-    _cleanup_(db_unlockp) struct db *db = db_locked(&store->db);
     _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
     char hex[DIGEST_HEX_SIZE];
     struct digest actual;
@@ -431,6 +425,25 @@ int catalogue_manifest_text(struct store *store, const struct digest *id, char *
     *text_out = text;
     *length_out = length;
     return 0;
+}
+
+/*
+ * Whoever has a checkpoint's manifest goes on to read its pages. So packs must be
+ * known as they were when it was committed, or later: a collected one that this
+ * process still has may hold another page under a reference that was free again.
+ */
+int catalogue_manifest_text(struct store *store, const struct digest *id, char **text_out,
+                            size_t *length_out, struct error *err)
+{
+    _cleanup_(db_unlockp) struct db *db = db_locked(&store->db);
+    _cleanup_free_ char *text = NULL;
+    int r = manifest_text_locked(db, id, &text, length_out, err);
+
+    if (r == 0)
+        r = store_refresh_locked(store, err);
+    if (r == 0)
+        *text_out = steal_pointer(text);
+    return r;
 }
 
 int catalogue_manifest_read(struct store *store, const struct digest *id, struct manifest *out,

@@ -9,6 +9,7 @@
 #include "base/home.h"
 #include "base/io.h"
 #include "store/ingest_private.h"
+#include "store/lease.h"
 
 #include <errno.h>
 
@@ -112,15 +113,8 @@ static int insert_packs(struct ingest *in, struct error *err)
     for (uint32_t i = 0; r == 0 && i < in->pack_count; i++) {
         const struct own_pack *pack = in->packs[i];
 
-        if (pack->state != OWN_SEALED)
-            continue;
-        const struct pack_index *index = own_index(pack);
-
-        r = db_run(&in->store->db, err,
-                   "INSERT INTO pack(id, kind, bytes, groups, objects) VALUES(?, ?, ?, ?, ?)",
-                   "biiii", index->id, (size_t)PACK_ID_SIZE, (int64_t)pack->kind,
-                   (int64_t)index->file_bytes, (int64_t)index->group_count,
-                   (int64_t)index->object_count);
+        if (pack->state == OWN_SEALED)
+            r = store_insert_pack(&in->store->db, own_index(pack), err);
     }
     return r;
 }
@@ -141,6 +135,16 @@ struct encoded {
     size_t length;
 };
 
+/* A checkpoint to which nothing leads would be garbage. Whoever made it may be about
+ * to give it a name, or to make a machine of it: it stays until he is done. */
+static int end_lease(struct ingest *in, const struct ingest_commit *commit, const struct digest *id,
+                     struct error *err)
+{
+    return commit->machine != NULL || commit->image != NULL
+               ? lease_end_locked(in->store, &in->lease, err)
+               : lease_become_pin_locked(in->store, &in->lease, id, err);
+}
+
 static int insert_all(struct ingest *in, const struct ingest_commit *commit,
                       const struct manifest *m, const struct encoded *e, struct error *err)
 {
@@ -160,10 +164,10 @@ static int insert_all(struct ingest *in, const struct ingest_commit *commit,
         r = catalogue_put_head(db, commit->machine, &e->id, err);
     if (r == 0 && commit->image != NULL)
         r = catalogue_put_image(db, commit->image, commit->tag, &e->id, commit->replace_tag, err);
-    return r;
+    return r < 0 ? r : end_lease(in, commit, &e->id, err);
 }
 
-/* -EAGAIN: other processes committed pages that clash with ours. */
+/* -EAGAIN: other processes committed pages that clash with ours, or condemned packs. */
 static int transact(struct ingest *in, const struct ingest_commit *commit, const struct manifest *m,
                     const struct encoded *e, struct error *err)
 {
@@ -181,6 +185,8 @@ static int transact(struct ingest *in, const struct ingest_commit *commit, const
     if (r == 0 && clashing.table.count != 0)
         r = -EAGAIN;
     if (r == 0)
+        r = ingest_keep_locked(in, err);
+    if (r == 0)
         r = insert_all(in, commit, m, e, err);
     if (r < 0) {
         db_rollback(db);
@@ -190,6 +196,8 @@ static int transact(struct ingest *in, const struct ingest_commit *commit, const
      * it: the packs must stay. Unlisted, they go when the store is opened next. */
     in->committed = true;
     r = db_commit(db, err);
+    if (r == 0)
+        in->lease.id = 0;
     /* Our own commit does not change the version that store_refresh() looks at: if
      * this cannot load our packs now, the next one must try. */
     if (r == 0 && store_load_packs_locked(in->store, NULL) < 0)
@@ -265,6 +273,8 @@ static int attempt(struct ingest *in, const struct ingest_commit *commit, struct
     struct encoded e = {0};
     int r = settle(in, m, err);
 
+    if (r == 0)
+        r = ingest_keep(in, m, err);
     if (r == 0)
         r = seal(in, err);
     if (r < 0)

@@ -21,14 +21,16 @@
  * row, which verify recomputes. checkpoint.machine and .name are null for checkpoints
  * that only an image, an origin or an id leads to. Packs are numbered in the
  * order of their commits and numbers are not used again: readers ask for what is
- * above the last one they know.
+ * above the last one they know. pack.condemned is the epoch at which a pack was
+ * condemned, null while it is live; lease is explained in lease.h.
  */
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS meta("
     "  key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS pack("
     "  seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL,"
-    "  bytes INTEGER NOT NULL, groups INTEGER NOT NULL, objects INTEGER NOT NULL);"
+    "  bytes INTEGER NOT NULL, groups INTEGER NOT NULL, objects INTEGER NOT NULL,"
+    "  sum INTEGER NOT NULL, condemned INTEGER);"
     "CREATE TABLE IF NOT EXISTS blob("
     "  digest BLOB NOT NULL UNIQUE, data BLOB NOT NULL);"
     "CREATE TABLE IF NOT EXISTS checkpoint("
@@ -42,11 +44,11 @@ static const char schema[] =
     "  name TEXT NOT NULL, tag TEXT NOT NULL, id BLOB NOT NULL, created_us INTEGER NOT NULL,"
     "  sum INTEGER NOT NULL, PRIMARY KEY(name, tag)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS lease("
-    "  id INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL,"
-    "  created_us INTEGER NOT NULL);"
+    "  id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  created_us INTEGER NOT NULL, checkpoint BLOB, state BLOB, manifest BLOB);"
     "CREATE TABLE IF NOT EXISTS verified(" /* when a pack was last found good */
     "  seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, sum INTEGER NOT NULL);"
-    "INSERT OR IGNORE INTO meta VALUES('schema', 1);";
+    "INSERT OR IGNORE INTO meta VALUES('schema', 1), ('epoch', 0);";
 
 /* The errno of the last call on one of SQLite's files that failed. */
 static int file_errno(sqlite3_file *file)

@@ -21,7 +21,17 @@ struct db {
 /* What the sums of rows are over. */
 #define DB_CHECKPOINT_SUM "row_sum(id, machine, name, created_us, state)"
 #define DB_MACHINE_SUM "row_sum(name, created_us, head, origin)"
+#define DB_PACK_SUM "row_sum(id, kind, bytes, groups, objects)"
 #define DB_IMAGE_SUM "row_sum(name, tag, id, created_us)"
+
+/* Conditions on a row of checkpoints. One is in use if an image is it or a machine
+ * builds on it; an orphan if nothing but its id leads to it. */
+#define DB_IN_USE                                                                                  \
+    " (id IN (SELECT id FROM image) OR id IN (SELECT head FROM machine WHERE head IS NOT NULL)"    \
+    " OR id IN (SELECT origin FROM machine))"
+#define DB_ORPHAN                                                                                  \
+    " (machine IS NULL AND NOT" DB_IN_USE                                                          \
+    " AND id NOT IN (SELECT checkpoint FROM lease WHERE checkpoint IS NOT NULL))"
 
 /* Opens or creates the catalogue and its tables; refuses a newer schema. may_be_new
  * false: -ENODATA (no message) if it has no tables. */

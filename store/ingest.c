@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "store/ingest_private.h"
+#include "store/lease.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,6 +10,9 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+
+/* Of one node, in different packs; more are not looked for. */
+#define NODE_COPIES_MAX 4
 
 DEFINE_CLEANUP(struct ingest, ingest_free)
 
@@ -22,7 +26,10 @@ int ingest_begin(struct store *store, struct ingest **out, struct error *err)
     in->store = store;
     in->page_queue.kind = PACK_PAGES;
     in->node_queue.kind = PACK_NODES;
-    r = store_refresh(store, err);
+    /* The lease comes first: nothing that is in the view can go away. */
+    r = lease_take(store, &in->lease, err);
+    if (r == 0)
+        r = store_refresh(store, err);
     if (r < 0)
         return r;
     in->view = in->checked = packs_count(&store->packs);
@@ -62,6 +69,8 @@ void ingest_free(struct ingest *in)
         free(in->blobs[i].data);
     free(in->blobs);
     free(in->moved);
+    free(in->revived);
+    lease_end(in->store, &in->lease);
     index_clear(&in->pages);
     index_clear(&in->nodes);
     ingest_groups_free(in);
@@ -258,6 +267,11 @@ bool ingest_sees_node(struct ingest *in, const struct digest *digest)
                0;
 }
 
+bool ingest_owns(const struct ingest *in, enum pack_kind kind, struct page_ref id)
+{
+    return index_get(kind == PACK_PAGES ? &in->pages : &in->nodes, id) != NULL;
+}
+
 bool ingest_view_has_page(struct ingest *in, struct page_ref ref)
 {
     struct location at;
@@ -272,17 +286,21 @@ bool ingest_view_has_page(struct ingest *in, struct page_ref ref)
 static bool has_node(struct ingest *in, const struct digest *digest, const void *bytes,
                      size_t length)
 {
-    struct location at;
+    struct packs *packs = &in->store->packs;
+    struct location at[NODE_COPIES_MAX];
     const uint8_t *stored;
     size_t stored_length;
+    unsigned n;
 
     if (index_get(&in->nodes, node_id(digest)) != NULL)
         return true;
-    if (packs_find(&in->store->packs, PACK_NODES, node_id(digest), false, 0, in->view, &at, 1) == 0)
-        return false;
-    return packs_read_near(&in->store->packs, &at, &in->near_store, &stored, &stored_length,
-                           NULL) == 0 &&
-           stored_length == length && memcmp(stored, bytes, length) == 0;
+    n = packs_find(packs, PACK_NODES, node_id(digest), false, 0, in->view, at, NODE_COPIES_MAX);
+    for (unsigned i = 0; i < n && i < NODE_COPIES_MAX; i++)
+        if (packs_state(packs, at[i].pack) == PACK_LIVE &&
+            packs_read_near(packs, &at[i], &in->near_store, &stored, &stored_length, NULL) == 0 &&
+            stored_length == length && memcmp(stored, bytes, length) == 0)
+            return true;
+    return false;
 }
 
 int ingest_encoded_node(struct ingest *in, const void *bytes, size_t length,

@@ -81,6 +81,7 @@ struct moved_root {
 
 struct ingest {
     struct store *store;
+    struct lease lease;
     uint32_t view;    /* packs 0..view-1 of the store are seen */
     uint32_t checked; /* packs view..checked-1 do not clash with ours */
     struct own_pack **packs;
@@ -95,6 +96,10 @@ struct ingest {
     size_t blob_count;
     struct moved_root *moved;
     size_t moved_count;
+    int64_t *revived; /* seq of condemned packs that the commit needs (keep.c) ... */
+    size_t revived_count;
+    int64_t kept_epoch; /* ... as things were at this epoch, if kept */
+    bool kept;
     struct locations found;
     struct cached_group *near_store; /* group of the last hit, in the store's packs */
     struct cached_group *near_own;   /* and in our own */
@@ -128,6 +133,8 @@ int ingest_node_bytes(struct ingest *in, const struct digest *digest,
 int ingest_node_read(struct ingest *in, const struct digest *digest, unsigned level,
                      struct map_node *out, struct error *err);
 
+/* Is that object our own? */
+bool ingest_owns(const struct ingest *in, enum pack_kind kind, struct page_ref id);
 /* Is the node our own or in a pack of our view? */
 bool ingest_sees_node(struct ingest *in, const struct digest *digest);
 /* Is the page in a pack of our view? */
@@ -173,6 +180,20 @@ void ingest_groups_free(struct ingest *in);
  * (zero: none): the one that is to be replaced. */
 int ingest_find_page(struct ingest *in, const void *page, uint32_t to, struct page_ref skip,
                      struct page_ref *ref_out, bool *exists_out, struct error *err);
+
+/* ---- keep.c ---- */
+
+/*
+ * Makes sure that all the manifest reaches will be kept: if packs were condemned
+ * since the ingest began, or are now, walks the maps and lists the condemned packs
+ * without which something would be missing. Before the transaction; what was looked
+ * at need not be again while the epoch stays.
+ */
+int ingest_keep(struct ingest *in, const struct manifest *m, struct error *err);
+
+/* Within the transaction, when packs have been loaded: makes those packs live again.
+ * -EAGAIN if others were condemned meanwhile. */
+int ingest_keep_locked(struct ingest *in, struct error *err);
 
 /* ---- rewrite.c ---- */
 

@@ -20,7 +20,7 @@
 /* No pack's number. */
 #define PACK_NONE UINT32_MAX
 
-/* What may still be done with a pack. It only ever moves on. */
+/* What may still be done with a pack. A condemned one may become live again. */
 enum pack_state {
     PACK_LIVE,
     PACK_CONDEMNED, /* readers read it; writers treat what they find in it as missing */
@@ -61,6 +61,7 @@ struct pack_row {
     uint64_t bytes;
     uint32_t groups;
     uint32_t objects;
+    int64_t condemned; /* the epoch at which it was, or -1 */
 };
 
 struct location {

@@ -20,16 +20,43 @@ struct store {
     struct workers *workers; /* hash, compare and compress */
     int64_t loaded_seq;      /* of the last pack row loaded; under db.lock */
     int64_t data_version;    /* of the catalogue when it was; under db.lock */
+    atomic_llong epoch;      /* of the packs' states as loaded; changed under db.lock */
     atomic_uint next_owner;  /* cache numbers of packs being written */
+    int leases_fd;           /* of DIR/leases (lease.h) */
+    int64_t lease_owner;     /* our number there, 0 before the first lease; under db.lock */
+    int64_t *ended;          /* leases whose end could not be written yet; under db.lock */
+    size_t ended_count;
+    atomic_bool collecting; /* a thread of ours is in store_gc() */
 };
 
-/* Loads packs that other processes committed since. 0 or negative errno. */
+/* A row of the table of leases. Zero-initialised: none. */
+struct lease {
+    int64_t id;
+    int64_t epoch; /* when it began */
+};
+
+/* ---- refresh.c ---- */
+
+/* Loads packs that other processes committed since, and learns which ones were
+ * condemned, forgotten or made live again. 0 or negative errno. */
 int store_refresh(struct store *store, struct error *err);
+int store_refresh_locked(struct store *store, struct error *err);
 /* The same without asking whether anything changed; the caller holds db.lock. */
 int store_load_packs_locked(struct store *store, struct error *err);
 
-/* A row of "SELECT seq, id, kind, bytes, groups, objects FROM pack", checked. */
+/* A row of "SELECT " PACK_ROW " FROM pack", checked. */
+#define PACK_ROW "seq, id, kind, bytes, groups, objects, condemned"
 int store_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err);
+
+/* Lists a sealed pack, within a transaction. */
+int store_insert_pack(struct db *db, const struct pack_index *index, struct error *err);
+
+/* Within a transaction: what is done to packs' states from here on has a new
+ * number. */
+int store_next_epoch(struct db *db, int64_t *out, struct error *err);
+
+/* Are all rows of packs what they were when they were written? db.lock is held. */
+bool store_packs_are_listed_right(struct store *store);
 
 /* Finds objects in the committed packs from..to-1 into a growing array; returns
  * how many or -ENOMEM. */
@@ -77,6 +104,8 @@ int catalogue_put_head(struct db *db, const char *machine, const struct digest *
 int catalogue_put_checkpoint(struct db *db, const struct digest *id, const char *machine,
                              const char *name, const struct manifest *m, const char *text,
                              size_t length, struct error *err);
+/* Removes device states that no checkpoint and no pin needs. */
+int catalogue_remove_blobs(struct db *db, struct error *err);
 /* -EEXIST if that would be refused for its name or tag. */
 int catalogue_check_names(struct db *db, const struct digest *id, const char *machine,
                           const char *name, const char *image, const char *tag, bool replace,

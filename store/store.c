@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "store/lease.h"
 #include "store/private.h"
 
 #include <errno.h>
@@ -51,8 +52,8 @@ static int is_pack_file(struct store *store, const char *name)
     return has_suffix(name, ".pack");
 }
 
-/* 1 if the catalogue lists the pack of that file name, 0 if not, or it is no
- * pack's name, which we leave alone (then 1). */
+/* 1 if the catalogue lists the pack of that file name, or may do so in a row that is
+ * damaged, or if it is no pack's name: such files we leave alone. 0 if not. */
 static int is_listed(struct store *store, const char *name)
 {
     uint8_t id[PACK_ID_SIZE];
@@ -73,8 +74,10 @@ static int is_listed(struct store *store, const char *name)
     if (r == -ENOENT)
         r = db_get_int(&store->db, &one, NULL, "SELECT 1 FROM pack NOT INDEXED WHERE id = ?", "b",
                        id, sizeof(id));
+    if (r == -ENOENT && store_packs_are_listed_right(store))
+        r = 1;
     db_unlock(&store->db);
-    return r == -ENOENT ? 0 : 1;
+    return r == 1 ? 0 : 1;
 }
 
 /*
@@ -177,7 +180,7 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
 
     if (store == NULL)
         return error_errno(err, ENOMEM, "opening the store");
-    store->dirfd = store->packs_dirfd = -1;
+    store->dirfd = store->packs_dirfd = store->leases_fd = -1;
     store->data_version = -1;
     /* Above every number a committed pack can have. */
     atomic_init(&store->next_owner, UINT32_C(1) << 31);
@@ -190,6 +193,8 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
         return r;
     packs_init(&store->packs, store->packs_dirfd, store->cache);
     r = open_catalogue(store, err);
+    if (r == 0)
+        r = leases_open(store, err);
     if (r == 0)
         r = store_refresh(store, err);
     if (r < 0)
@@ -204,6 +209,7 @@ void store_close(struct store *store)
         return;
     if (store->packs_dirfd >= 0) {
         packs_clear(&store->packs);
+        leases_close(store);
         if (store->db.path != NULL)
             db_close(&store->db);
         close(store->packs_dirfd);
@@ -219,68 +225,6 @@ void store_close(struct store *store)
 void store_limit_threads(struct store *store, unsigned threads)
 {
     workers_limit(store->workers, threads);
-}
-
-/* ---- packs of other processes ---- */
-
-int store_pack_row(sqlite3_stmt *stmt, struct pack_row *out, struct error *err)
-{
-    int64_t kind = sqlite3_column_int64(stmt, 2);
-    int64_t bytes = sqlite3_column_int64(stmt, 3);
-    int64_t groups = sqlite3_column_int64(stmt, 4);
-    int64_t objects = sqlite3_column_int64(stmt, 5);
-
-    if (sqlite3_column_bytes(stmt, 1) != PACK_ID_SIZE ||
-        (kind != PACK_PAGES && kind != PACK_NODES) || bytes < 0 || groups < 0 ||
-        groups > UINT32_MAX || objects < 0 || objects > UINT32_MAX)
-        return error_corrupt(err, "the store's catalogue.db has a bad row for pack %lld",
-                             (long long)sqlite3_column_int64(stmt, 0));
-    out->seq = sqlite3_column_int64(stmt, 0);
-    memcpy(out->id, sqlite3_column_blob(stmt, 1), PACK_ID_SIZE);
-    out->kind = (enum pack_kind)kind;
-    out->bytes = (uint64_t)bytes;
-    out->groups = (uint32_t)groups;
-    out->objects = (uint32_t)objects;
-    return 0;
-}
-
-int store_load_packs_locked(struct store *store, struct error *err)
-{
-    _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
-    int r = db_prepare(&store->db, &stmt, err,
-                       "SELECT seq, id, kind, bytes, groups, objects FROM pack"
-                       " WHERE seq > ? ORDER BY seq",
-                       "i", store->loaded_seq);
-
-    while (r == 0) {
-        struct pack_row row;
-
-        r = db_step(&store->db, stmt, err);
-        if (r <= 0)
-            return r;
-        r = store_pack_row(stmt, &row, err);
-        if (r == 0)
-            r = packs_add(&store->packs, &row, err);
-        if (r == 0)
-            store->loaded_seq = sqlite3_column_int64(stmt, 0);
-    }
-    return r;
-}
-
-int store_refresh(struct store *store, struct error *err)
-{
-    _cleanup_(db_unlockp) struct db *locked = db_locked(&store->db);
-    int64_t version;
-    int r = db_get_int(locked, &version, err, "PRAGMA data_version", "");
-
-    if (r < 0)
-        return r;
-    if (version == store->data_version)
-        return 0;
-    r = store_load_packs_locked(store, err);
-    if (r == 0)
-        store->data_version = version;
-    return r;
 }
 
 /* ---- reading ---- */
@@ -343,8 +287,17 @@ static int page_missing(struct store *store, struct page_ref ref, struct error *
     return packs_missing(&store->packs, what, err);
 }
 
-int store_page_near(struct store *store, struct page_ref ref, struct cached_group **group_io,
-                    const uint8_t **bytes_out, struct error *err)
+/*
+ * A read that failed may have looked in a pack that has been collected since; then
+ * there is another copy. 1 if it is worth another try.
+ */
+static int packs_changed_since(struct store *store, int64_t epoch)
+{
+    return store_refresh(store, NULL) == 0 && atomic_load(&store->epoch) != epoch;
+}
+
+static int page_near(struct store *store, struct page_ref ref, struct cached_group **group_io,
+                     const uint8_t **bytes_out, struct error *err)
 {
     struct location at[COPIES_MAX];
     int n = find_object(store, PACK_PAGES, ref, at, err);
@@ -357,6 +310,17 @@ int store_page_near(struct store *store, struct page_ref ref, struct cached_grou
             r = check_page(store, &at[i], *bytes_out, err);
     }
     return n == 0 ? page_missing(store, ref, err) : r;
+}
+
+int store_page_near(struct store *store, struct page_ref ref, struct cached_group **group_io,
+                    const uint8_t **bytes_out, struct error *err)
+{
+    int64_t epoch = atomic_load(&store->epoch);
+    int r = page_near(store, ref, group_io, bytes_out, err);
+
+    if (r < 0 && packs_changed_since(store, epoch))
+        r = page_near(store, ref, group_io, bytes_out, err);
+    return r;
 }
 
 int store_page_read(struct store *store, struct page_ref ref, void *page_out, struct error *err)
@@ -386,9 +350,9 @@ static int check_node(struct store *store, const struct location *at, const stru
                          packs_get(&store->packs, at->pack)->name, at->object);
 }
 
-int store_node_bytes(struct store *store, const struct digest *digest,
-                     struct cached_group **group_out, const uint8_t **bytes_out, size_t *length_out,
-                     struct error *err)
+static int node_bytes(struct store *store, const struct digest *digest,
+                      struct cached_group **group_out, const uint8_t **bytes_out,
+                      size_t *length_out, struct error *err)
 {
     struct location at[COPIES_MAX];
     int n = find_object(store, PACK_NODES, node_id(digest), at, err);
@@ -409,6 +373,18 @@ int store_node_bytes(struct store *store, const struct digest *digest,
     }
     snprintf(what, sizeof(what), "map node %s", digest_hex(digest, hex));
     return packs_missing(&store->packs, what, err);
+}
+
+int store_node_bytes(struct store *store, const struct digest *digest,
+                     struct cached_group **group_out, const uint8_t **bytes_out, size_t *length_out,
+                     struct error *err)
+{
+    int64_t epoch = atomic_load(&store->epoch);
+    int r = node_bytes(store, digest, group_out, bytes_out, length_out, err);
+
+    if (r < 0 && packs_changed_since(store, epoch))
+        r = node_bytes(store, digest, group_out, bytes_out, length_out, err);
+    return r;
 }
 
 int store_node_read(struct store *store, const struct digest *digest, struct map_node *out,

@@ -7,6 +7,7 @@
  *   DIR/catalogue.db      SQLite (WAL): checkpoints, machines, images, packs, blobs
  *   DIR/packs/ID.pack     sealed packs, immutable
  *   DIR/packs/ID.tmp      a pack some process is writing (flocked by it)
+ *   DIR/leases            empty; whoever uses the store locks a byte of it
  *
  * Crash order: pack data, fdatasync, rename, fsync of the directory, then the
  * SQLite commit. A pack the catalogue does not list is not part of the store.
@@ -37,6 +38,16 @@ void store_close(struct store *store);
  * included; 0, as at first: one for each CPU of the process. They are started when they are
  * first of use. Any thread. */
 void store_limit_threads(struct store *store, unsigned threads);
+
+/*
+ * Keeps a checkpoint readable, whoever removes it and collects garbage meanwhile:
+ * for what reads one for long. Ends with store_unpin(), with store_close(), or with
+ * the process, whichever comes first. -ENOENT if there is no such checkpoint.
+ */
+struct store_pin;
+int store_pin(struct store *store, const struct digest *checkpoint, struct store_pin **out,
+              struct error *err);
+void store_unpin(struct store_pin *pin); /* NULL is fine */
 
 /* ---- reading ---- */
 

@@ -170,6 +170,8 @@ static int check_references(struct verify *v)
         " WHERE head IS NOT NULL AND head NOT IN (SELECT id FROM checkpoint)",
         "SELECT 'machine ' || name || ' has lost the checkpoint it was made from' FROM machine"
         " WHERE origin NOT IN (SELECT id FROM checkpoint)",
+        "SELECT 'the entry of pack ' || seq || ', ' || lower(hex(id)) || ', has changed' FROM pack"
+        " WHERE sum IS NOT " DB_PACK_SUM,
         "SELECT 'the entry of image ' || name || ':' || tag || ' has changed' FROM image"
         " WHERE sum IS NOT " DB_IMAGE_SUM,
         "SELECT 'the entry of machine ' || name || ' has changed' FROM machine"

@@ -360,8 +360,7 @@ static int read_row(struct verify *v, struct db *db, uint32_t number, struct pac
 {
     _cleanup_stmt_ sqlite3_stmt *stmt = NULL;
     struct error e = ERROR_INIT;
-    int r = db_prepare(db, &stmt, &e,
-                       "SELECT seq, id, kind, bytes, groups, objects FROM pack WHERE id = ?", "b",
+    int r = db_prepare(db, &stmt, &e, "SELECT " PACK_ROW " FROM pack WHERE id = ?", "b",
                        packs_get(&v->store->packs, number)->id, (size_t)PACK_ID_SIZE);
 
     if (r == 0)
