@@ -37,6 +37,7 @@ extern const struct command command_tag;
 extern const struct command command_umount;
 extern const struct command command_untag;
 extern const struct command command_verify;
+extern const struct command command_repair;
 extern const struct command command_version;
 extern const struct command command_wait;
 

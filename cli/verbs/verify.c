@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "cli/progress.h"
 #include "cli/text.h"
 #include "cli/verbs/verbs.h"
@@ -7,10 +8,33 @@
 
 #include <errno.h>
 
+#include <string.h>
+#include <unistd.h>
+
+/* More stores than one to mend from are rare. */
+enum { SOURCES_MAX = 8 };
+
 struct context {
     struct progress progress; /* first: the callbacks of progress.h take a struct progress */
     json_t *findings;
 };
+
+struct sources {
+    struct store *list[SOURCES_MAX];
+    size_t count;
+};
+
+static const char *state_text(enum verify_state state)
+{
+    switch (state) {
+    case VERIFY_MENDABLE:
+        return "mendable";
+    case VERIFY_MENDED:
+        return "mended";
+    default:
+        return "lost";
+    }
+}
 
 static int on_progress(uint64_t done, uint64_t total, void *context)
 {
@@ -27,9 +51,10 @@ static void on_finding(const struct verify_finding *finding, void *context)
     for (size_t i = 0; i < finding->checkpoint_count; i++)
         json_array_append_new(checkpoints, output_id(&finding->checkpoints[i]));
     json_array_append_new(c->findings,
-                          json_pack("{s:o, s:o, s:o, s:o}", "file", output_text(finding->file),
+                          json_pack("{s:o, s:o, s:o, s:s, s:o}", "file", output_text(finding->file),
                                     "offset_bytes", output_uint(finding->offset), "what",
-                                    output_text(finding->what), "checkpoints", checkpoints));
+                                    output_text(finding->what), "state", state_text(finding->state),
+                                    "checkpoints", checkpoints));
 }
 
 static void print_findings(const json_t *findings)
@@ -41,10 +66,11 @@ static void print_findings(const json_t *findings)
 
     json_array_foreach(findings, i, finding)
     {
-        printf("%s, byte %" JSON_INTEGER_FORMAT ": %s\n",
+        printf("%s, byte %" JSON_INTEGER_FORMAT ": %s (%s)\n",
                json_string_value(json_object_get(finding, "file")),
                json_integer_value(json_object_get(finding, "offset_bytes")),
-               json_string_value(json_object_get(finding, "what")));
+               json_string_value(json_object_get(finding, "what")),
+               json_string_value(json_object_get(finding, "state")));
         json_array_foreach(json_object_get(finding, "checkpoints"), j, id)
             printf("  hits checkpoint %.*s\n", OUTPUT_SHORT_ID, json_string_value(id));
     }
@@ -53,52 +79,131 @@ static void print_findings(const json_t *findings)
 static int report(struct cli *cli, const struct verify_result *v, json_t *findings,
                   struct error *err)
 {
+    const char *how = v->findings == 0           ? "all is well"
+                      : v->findings == v->mended ? "all is mended"
+                                                 : "damaged";
     char size[TEXT_SIZE];
     _cleanup_json_ json_t *result = json_pack(
-        "{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "ok", v->findings == 0, "pack_count",
-        output_uint(v->packs), "group_count", output_uint(v->groups), "page_count",
-        output_uint(v->pages), "node_count", output_uint(v->nodes), "checkpoint_count",
-        output_uint(v->checkpoints), "bytes", output_uint(v->bytes), "findings", findings);
+        "{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "ok", v->findings == v->mended,
+        "pack_count", output_uint(v->packs), "skipped_pack_count", output_uint(v->packs_skipped),
+        "group_count", output_uint(v->groups), "page_count", output_uint(v->pages), "node_count",
+        output_uint(v->nodes), "checkpoint_count", output_uint(v->checkpoints), "mended_count",
+        output_uint(v->mended), "bytes", output_uint(v->bytes), "findings", findings);
 
     if (cli->json)
         return output_json(result, err);
     print_findings(findings);
-    printf("%s: %llu checkpoints, %llu pages, %llu packs, %s read\n",
-           v->findings == 0 ? "all is well" : "damaged", (unsigned long long)v->checkpoints,
-           (unsigned long long)v->pages, (unsigned long long)v->packs, text_bytes(v->bytes, size));
+    printf("%s: %llu checkpoints, %llu pages, %llu packs, %s read\n", how,
+           (unsigned long long)v->checkpoints, (unsigned long long)v->pages,
+           (unsigned long long)v->packs, text_bytes(v->bytes, size));
+    if (v->packs_skipped != 0)
+        printf("%llu packs left out: found good before\n", (unsigned long long)v->packs_skipped);
     return 0;
 }
 
-static int run(struct cli *cli, const struct arguments *args, struct error *err)
+/* What the user can do about what is left. */
+static int conclude(const struct verify_result *v, bool repair, struct error *err)
 {
-    _cleanup_json_ json_t *findings = json_array();
-    struct context context = {.findings = findings};
-    struct verify_result result = {0};
+    uint64_t left = v->findings - v->mended;
 
-    (void)args;
-    int r = cli_store(cli, err);
-    if (r < 0)
-        return r;
-    progress_begin(&context.progress, "verifying", 0);
-    const struct verify_options options = {
-        .finding = on_finding,
-        .progress = on_progress,
-        .context = &context,
-    };
-    r = store_verify(cli->store, &options, &result, err);
-    progress_end(&context.progress);
-    if (r < 0 || (r = report(cli, &result, findings, err)) < 0)
-        return r;
-    if (result.findings == 0)
+    if (left == 0)
         return 0;
-    error_corrupt(err, "the store is damaged in %llu place%s", (unsigned long long)result.findings,
-                  result.findings == 1 ? "" : "s");
-    error_hint(err, "checkpoints that are not named are whole; fetch the others again (pull, "
-                    "receive) or remove them");
+    error_corrupt(err, "the store is damaged in %llu place%s", (unsigned long long)left,
+                  left == 1 ? "" : "s");
+    if (v->mendable != 0 && !repair)
+        error_hint(err, "'stasis repair' can mend %llu of them", (unsigned long long)v->mendable);
+    else if (v->mendable != 0)
+        error_hint(err, "the findings say why %llu of them could not be written",
+                   (unsigned long long)v->mendable);
+    else
+        error_hint(err, "checkpoints that are not named are whole; for the others: 'stasis repair "
+                        "--from' another store, or fetch (pull, receive) or remove them");
     return -EBADMSG;
 }
 
-static const struct option_spec options[] = {
+static int verify(struct cli *cli, const struct verify_options *chosen, struct error *err)
+{
+    _cleanup_json_ json_t *findings = json_array();
+    struct context context = {.findings = findings};
+    struct verify_options options = *chosen;
+    struct verify_result result = {0};
+
+    progress_begin(&context.progress, options.repair ? "repairing" : "verifying", 0);
+    options.finding = on_finding;
+    options.progress = on_progress;
+    options.context = &context;
+    int r = store_verify(cli->store, &options, &result, err);
+    progress_end(&context.progress);
+    if (r < 0 || (r = report(cli, &result, findings, err)) < 0)
+        return r;
+    return conclude(&result, options.repair, err);
+}
+
+static int run_verify(struct cli *cli, const struct arguments *args, struct error *err)
+{
+    const struct verify_options options = {
+        .bytes_per_second = arguments_number(args, "rate", 0),
+        .max_age_us = arguments_number(args, "max-age", 0) * 1000,
+        .again = arguments_has(args, "again"),
+    };
+    int r = cli_store(cli, err);
+
+    return r < 0 ? r : verify(cli, &options, err);
+}
+
+/* A home, or the store in it. */
+static int open_source(const char *dir, struct sources *sources, struct error *err)
+{
+    _cleanup_free_ char *inside = io_format("%s/store", dir);
+
+    if (sources->count == SOURCES_MAX)
+        return error_set(err, STATUS_USAGE, EINVAL, "more than %d stores to mend from",
+                         SOURCES_MAX);
+    int r = store_open(access(inside, F_OK) == 0 ? inside : dir, false,
+                       &sources->list[sources->count], err);
+    sources->count += r == 0;
+    return r;
+}
+
+static void sources_close(struct sources *sources)
+{
+    while (sources->count > 0)
+        store_close(sources->list[--sources->count]);
+}
+
+static int run_repair(struct cli *cli, const struct arguments *args, struct error *err)
+{
+    _cleanup_(sources_close) struct sources sources = {0};
+    const struct option_value *from = arguments_value(args, "from");
+    int r = cli_store(cli, err);
+
+    for (size_t i = 0; r == 0 && i < from->count; i++)
+        r = open_source(from->texts[i], &sources, err);
+    if (r < 0)
+        return r;
+    const struct verify_options options = {
+        .bytes_per_second = arguments_number(args, "rate", 0),
+        .again = true,
+        .repair = true,
+        .sources = sources.list,
+        .source_count = sources.count,
+    };
+    return verify(cli, &options, err);
+}
+
+#define OPTION_RATE                                                                                \
+    {                                                                                              \
+        .name = "rate", .type = OPTION_SIZE, .value = "BYTES", .min = 1,                           \
+        .help = "read no more than this in a second"                                               \
+    }
+
+static const struct option_spec verify_options[] = {
+    OPTION_RATE,
+    {.name = "max-age",
+     .type = OPTION_DURATION,
+     .value = "TIME",
+     .help = "leave out packs found good less long ago"},
+    {.name = "again", .help = "begin anew, not where a stopped run was"},
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -106,11 +211,38 @@ static const struct option_spec options[] = {
 const struct command command_verify = {
     .name = "verify",
     .summary = "Read the whole store again and check every byte",
-    .usage = "verify [--json]",
-    .details = "Every group of every pack is checked against its checksum, its SHA-256 and the "
-               "keys of its pages, every map down to its pages, every manifest against its id. "
-               "Ends with exit code 13 if anything is wrong, and says which checkpoints it hits.",
-    .example = "stasis verify",
-    .options = options,
-    .run = run,
+    .usage = "verify [--rate BYTES] [--max-age TIME] [--again] [--json]",
+    .details = "Every byte of every pack is checked against checksums, every group against its "
+               "SHA-256 and the keys of its pages, every map down to its pages, every manifest "
+               "against its id. What was checked longest ago comes first, and a run that was "
+               "stopped less than a day ago is gone on with. Ends with exit code 13 if anything "
+               "is wrong, and says which checkpoints it hits and whether it can be mended.",
+    .example = "stasis verify --rate 50M",
+    .options = verify_options,
+    .run = run_verify,
+};
+
+static const struct option_spec repair_options[] = {
+    {.name = "from",
+     .type = OPTION_TEXT,
+     .repeats = true,
+     .value = "DIR",
+     .completion = COMPLETE_DIRECTORY,
+     .help = "a home or store that may have what is lost"},
+    OPTION_RATE,
+    COMMAND_OPTION_JSON,
+    {0},
+};
+
+const struct command command_repair = {
+    .name = "repair",
+    .summary = "Verify the store and mend what can be mended",
+    .usage = "repair [--from DIR]... [--rate BYTES] [--json]",
+    .details = "Damaged packs become what they were, byte for byte: from their parity, from other "
+               "copies of their pages in this store, or from other stores given with --from. "
+               "Nothing is replaced by anything that has not passed all its checksums. Machines "
+               "may run meanwhile. Ends with exit code 13 if anything is left that is wrong.",
+    .example = "stasis repair",
+    .options = repair_options,
+    .run = run_repair,
 };
