@@ -43,7 +43,6 @@ struct part {
 };
 
 DEFINE_CLEANUP(struct pack_mend, pack_mend_free)
-DEFINE_CLEANUP(struct pack_index, pack_index_free)
 
 void pack_mend_free(struct pack_mend *m)
 {

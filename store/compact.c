@@ -143,7 +143,8 @@ static int open_pack(struct compaction *c, struct stream *s, struct error *err)
         return pack.fd;
     s->pack = c->pack_count;
     c->packs[c->pack_count++] = pack;
-    return pack_writer_open(pack.fd, s->kind, COMPACT_ZSTD_LEVEL, &s->writer, err);
+    int r = pack_writer_open(pack.fd, s->kind, COMPACT_ZSTD_LEVEL, &s->writer, err);
+    return r < 0 ? r : pack_writer_protect(s->writer, err);
 }
 
 static int close_pack(struct compaction *c, struct stream *s, struct error *err)

@@ -63,6 +63,7 @@ static void repair(uint8_t *pack, size_t size)
         return;
     store_le64(trailer, size - PACK_TRAILER_SIZE - footer);
     store_le64(trailer + 8, footer);
+    store_le32(trailer + 28, 0);
     XXH3_state_t *sum = XXH3_createState();
     MUST(sum != NULL);
     XXH3_64bits_reset(sum);
