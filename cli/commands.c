@@ -21,7 +21,7 @@ static const struct command *const inside[] = {
 };
 
 static const struct command *const store[] = {
-    &command_df, &command_verify, &command_repair, &command_doctor, NULL,
+    &command_df, &command_gc, &command_verify, &command_repair, &command_doctor, NULL,
 };
 
 static const struct command *const program[] = {

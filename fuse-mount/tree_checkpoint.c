@@ -11,6 +11,7 @@ void checkpoint_free(struct tree_checkpoint *checkpoint)
 {
     if (checkpoint == NULL)
         return;
+    store_unpin(checkpoint->pin);
     free(checkpoint->manifest);
     free(checkpoint);
 }
@@ -20,17 +21,21 @@ DEFINE_CLEANUP(struct tree_checkpoint, checkpoint_free)
 static int checkpoint_load(struct tree *tree, const struct digest *id, struct tree_checkpoint **out)
 {
     _cleanup_(checkpoint_freep) struct tree_checkpoint *c = NULL;
+    _cleanup_(store_unpinp) struct store_pin *pin = NULL;
     _cleanup_free_ struct manifest *m = malloc(sizeof(*m));
     int r;
 
     if (m == NULL)
         return -ENOMEM;
-    r = catalogue_manifest_read(tree->store, id, m, NULL);
+    r = store_pin(tree->store, id, &pin, NULL);
+    if (r == 0)
+        r = catalogue_manifest_read(tree->store, id, m, NULL);
     if (r < 0)
         return r == -ENOENT || r == -ENOMEM ? r : -EIO;
     c = calloc(1, sizeof(*c) + m->space_count * sizeof(c->spaces[0]));
     if (c == NULL)
         return -ENOMEM;
+    c->pin = steal_pointer(pin);
     c->id = *id;
     c->created_us = m->created_us;
     c->has_parent = m->has_parent;

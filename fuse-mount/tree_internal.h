@@ -42,6 +42,7 @@ enum node_kind {
 
 /* What the tree keeps of a checkpoint. */
 struct tree_checkpoint {
+    struct store_pin *pin; /* as long as the mount: its files may be open */
     struct digest id;
     int64_t created_us;
     bool has_parent;

@@ -291,11 +291,15 @@ int store_pin(struct store *store, const struct digest *checkpoint, struct store
         return error_errno(err, ENOMEM, "reading a checkpoint");
     pin->store = store;
     r = take(store, checkpoint, &pin->lease, err);
-    if (r < 0)
-        free(pin);
-    else
+    if (r == 0) {
         *out = pin;
-    return r;
+        return 0;
+    }
+    free(pin);
+    if (r != -ENOSPC)
+        return r;
+    *out = NULL;
+    return 0;
 }
 
 void store_unpin(struct store_pin *pin)

@@ -42,12 +42,18 @@ void store_limit_threads(struct store *store, unsigned threads);
 /*
  * Keeps a checkpoint readable, whoever removes it and collects garbage meanwhile:
  * for what reads one for long. Ends with store_unpin(), with store_close(), or with
- * the process, whichever comes first. -ENOENT if there is no such checkpoint.
+ * the process, whichever comes first. -ENOENT if there is no such checkpoint. A full
+ * disk keeps nobody from reading: then there is no pin (*out is NULL), and 0.
  */
 struct store_pin;
 int store_pin(struct store *store, const struct digest *checkpoint, struct store_pin **out,
               struct error *err);
 void store_unpin(struct store_pin *pin); /* NULL is fine */
+
+static inline void store_unpinp(struct store_pin **pin)
+{
+    store_unpin(*pin);
+}
 
 /* ---- reading ---- */
 

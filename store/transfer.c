@@ -78,13 +78,16 @@ static int export_state(struct exporter *ex, const struct manifest *m)
 int transfer_export(struct store *store, const struct digest *checkpoint,
                     const struct transfer_visitor *visitor, struct error *err)
 {
+    _cleanup_(store_unpinp) struct store_pin *pin = NULL;
     _cleanup_free_ struct manifest *m = malloc(sizeof(*m));
     struct exporter ex = {.store = store, .visitor = visitor, .sent = {.store = store}, .err = err};
     int r;
 
     if (m == NULL)
         return error_errno(err, ENOMEM, "reading a checkpoint");
-    r = catalogue_manifest_read(store, checkpoint, m, err);
+    r = store_pin(store, checkpoint, &pin, err);
+    if (r == 0)
+        r = catalogue_manifest_read(store, checkpoint, m, err);
     if (r == 0 && (visitor->node != NULL || visitor->page != NULL)) {
         r = export_spaces(&ex, m, true);
         if (r == 0)

@@ -189,15 +189,19 @@ static const struct output_column stat_columns[] = {
     {NULL, NULL, 0},
 };
 
+/* Pinned until the store is closed. */
 static int read_side(struct cli *cli, const char *reference, struct manifest **out,
                      struct error *err)
 {
+    struct store_pin *pin;
     struct digest id;
 
     *out = malloc(sizeof(**out));
     if (*out == NULL)
         return error_errno(err, ENOMEM, "cannot compare");
     int r = reference_resolve(cli, reference, &id, err);
+    if (r == 0)
+        r = store_pin(cli->store, &id, &pin, err);
     return r < 0 ? r : catalogue_manifest_read(cli->store, &id, *out, err);
 }
 

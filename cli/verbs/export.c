@@ -189,16 +189,19 @@ static int read_request(const struct arguments *args, struct request *out, struc
     return 0;
 }
 
+/* Pinned until the store is closed. */
 static int open_space(struct cli *cli, const char *reference, const char *name, struct space **out,
                       struct error *err)
 {
     _cleanup_free_ struct manifest *m = malloc(sizeof(*m));
+    struct store_pin *pin;
     struct digest id;
 
     if (m == NULL)
         return error_errno(err, ENOMEM, "cannot export");
     int r = reference_resolve(cli, reference, &id, err);
-    if (r < 0 || (r = catalogue_manifest_read(cli->store, &id, m, err)) < 0)
+    if (r < 0 || (r = store_pin(cli->store, &id, &pin, err)) < 0 ||
+        (r = catalogue_manifest_read(cli->store, &id, m, err)) < 0)
         return r;
     const struct manifest_space *space = manifest_space_find(m, name);
     if (space == NULL) {

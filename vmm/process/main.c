@@ -355,6 +355,8 @@ static int set_up_board(struct process *p, struct error *err)
 
 static int set_up(struct process *p, struct error *err)
 {
+    /* Until it is the machine's head. */
+    _cleanup_(store_unpinp) struct store_pin *pin = NULL;
     int r;
 
     if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
@@ -362,7 +364,8 @@ static int set_up(struct process *p, struct error *err)
         return r;
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
-    if ((r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0 ||
+    if ((r = store_pin(p->store, &p->base.id, &pin, err)) < 0 ||
+        (r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0 ||
         (r = open_sources(p, err)) < 0 ||
         (r = console_open(p->dir, process_wake, p, &p->console, err)) < 0 ||
         (r = set_up_board(p, err)) < 0)

@@ -285,8 +285,9 @@ void verb_save_finished(struct process *p)
 
 /* ---- restore in place ---- */
 
+/* Pinned until it is the machine's head. */
 static int read_target(struct process *p, json_t *args, struct checkpoint_base *target,
-                       struct error *err)
+                       struct store_pin **pin_out, struct error *err)
 {
     const char *hex = json_string_value(json_object_get(args, "checkpoint"));
 
@@ -294,7 +295,9 @@ static int read_target(struct process *p, json_t *args, struct checkpoint_base *
         return error_set(err, STATUS_USAGE, EINVAL, "restore needs a checkpoint's id");
     if (p->job != NULL)
         return error_set(err, STATUS_BUSY, EBUSY, "%s is being saved", p->name);
-    int r = catalogue_manifest_read(p->store, &target->id, &target->manifest, err);
+    int r = store_pin(p->store, &target->id, pin_out, err);
+    if (r == 0)
+        r = catalogue_manifest_read(p->store, &target->id, &target->manifest, err);
     target->has_memory = r == 0 && target->manifest.kind == CHECKPOINT_WARM;
     return r;
 }
@@ -359,13 +362,14 @@ static int restore(struct process *p, const struct checkpoint_base *target, bool
 
 static bool verb_restore(struct process *p, struct client *client, json_t *args)
 {
+    _cleanup_(store_unpinp) struct store_pin *pin = NULL;
     struct checkpoint_base target;
     struct error err;
     const char *clock = json_string_value(json_object_get(args, "clock"));
     bool pause = json_is_true(json_object_get(args, "paused"));
     uint64_t before = clock_monotonic_ns();
 
-    int r = read_target(p, args, &target, &err);
+    int r = read_target(p, args, &target, &pin, &err);
     if (r == 0)
         r = restore(p, &target, clock != NULL && strcmp(clock, "host") == 0, pause, &err);
     if (r < 0)

@@ -605,7 +605,7 @@ static void a_redirect_is_followed_without_our_credentials(void **state)
 static void a_full_disk_is_an_error_that_says_so(void **state)
 {
     struct fixture *f = *state;
-    struct rlimit before, small = {.rlim_cur = 4096};
+    struct rlimit before, small = {.rlim_cur = 131072} /* room for the catalogue's log */;
     struct registry_result result;
     struct error err = ERROR_INIT;
 
