@@ -193,7 +193,12 @@ chmod u+w "$pack"
 put "$pack" 50000 '\xa5\x5a\xa5\x5a'
 expect_exit 13 stasis verify
 expect_true "verify lists what is wrong" json '.ok == false and (.findings | length > 0) and
-    (.findings[0].checkpoints | length > 0)' < <(stasis verify --json 2>/dev/null)
+    (.findings[0].checkpoints | length > 0) and
+    all(.findings[]; .state == "mendable")' < <(stasis verify --json 2>/dev/null)
+must stasis export base:1 --disk 0 "$work/again.raw"
+expect_true "what is damaged reads on" cmp "$work/one.raw" "$work/again.raw"
+expect_like "and can be mended" '*all is mended*' "$(stasis repair)"
+must stasis verify
 
 # ---- odd surroundings ----
 
