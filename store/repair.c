@@ -221,6 +221,52 @@ int repair_find_pack(struct verify *v, const struct pack_row *row, struct pack_m
     return 0;
 }
 
+/* ---- the catalogue ---- */
+
+/* What has a digest can come from anywhere. */
+bool repair_manifest(struct verify *v, const struct digest *id)
+{
+    for (size_t i = 0; i < v->options->source_count && !v->catalogue_torn; i++) {
+        _cleanup_free_ char *text = NULL;
+        size_t length;
+
+        if (catalogue_manifest_text(v->options->sources[i], id, &text, &length, NULL) < 0)
+            continue;
+        _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
+
+        return v->options->repair &&
+               db_run(db, NULL, "UPDATE checkpoint SET manifest = ? WHERE id = ?", "bd", text,
+                      length, id) == 0;
+    }
+    return false;
+}
+
+static int put_blob(struct db *db, const struct digest *digest, const void *data, size_t length)
+{
+    int r =
+        db_run(db, NULL, "UPDATE blob SET data = ? WHERE digest = ?", "bd", data, length, digest);
+
+    if (r < 0 || db_changes(db) != 0)
+        return r;
+    return db_run(db, NULL, "INSERT INTO blob(digest, data) VALUES(?, ?)", "db", digest, data,
+                  length);
+}
+
+bool repair_blob(struct verify *v, const struct digest *digest)
+{
+    for (size_t i = 0; i < v->options->source_count && !v->catalogue_torn; i++) {
+        _cleanup_free_ void *data = NULL;
+        size_t length;
+
+        if (store_blob_read(v->options->sources[i], digest, &data, &length, NULL) < 0)
+            continue;
+        _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
+
+        return v->options->repair && put_blob(db, digest, data, length) == 0;
+    }
+    return false;
+}
+
 /* ---- writing ---- */
 
 /* A file that nobody takes for a leftover: see remove_leftover() in store.c. */

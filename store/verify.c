@@ -103,7 +103,10 @@ static int report(struct verify *v)
 
 static void note_complaint(const char *complaint, void *context)
 {
-    note_catalogue(context, complaint, NULL);
+    struct verify *v = context;
+
+    v->catalogue_torn = true;
+    note_catalogue(v, complaint, NULL);
 }
 
 static int check_catalogue(struct verify *v)
@@ -282,30 +285,20 @@ static int walk_bad_node(void *context, const struct digest *digest, const struc
     return r == 0 ? note_checkpoint(v, v->current, why->message) : r < 0 ? r : 0;
 }
 
+/* What check_manifests() could not read, or is gone, is left out. */
 static int walk_checkpoint(struct verify *v, struct tree_walk *walk)
 {
     _cleanup_free_ struct manifest *m = malloc(sizeof(*m));
-    _cleanup_free_ void *state = NULL;
-    struct error e = ERROR_INIT;
-    size_t length;
-    int r;
+    int r = 0;
 
     if (m == NULL)
         return verify_out_of_memory(v);
-    r = catalogue_manifest_read(v->store, &v->checkpoints[v->current].id, m, &e);
-    /* Removed meanwhile. */
-    if (r == -ENOENT)
+    if (catalogue_manifest_read(v->store, &v->checkpoints[v->current].id, m, NULL) < 0)
         return 0;
-    if (r < 0)
-        return note_checkpoint(v, v->current, e.message);
     for (uint32_t i = 0; i < m->space_count && r == 0; i++)
         r = tree_walk_map(walk, &m->spaces[i].root,
                           div_round_up(m->spaces[i].size_bytes, STASIS_PAGE_SIZE), NULL);
-    if (r < 0)
-        return r;
-    if (m->has_state && store_blob_read(v->store, &m->state, &state, &length, &e) < 0)
-        return note_checkpoint(v, v->current, e.message);
-    return 0;
+    return r;
 }
 
 /* share: walk each node once for all checkpoints. Quick, but what is wrong with a
@@ -326,6 +319,49 @@ static int walk_checkpoints(struct verify *v, bool share)
         r = walk_checkpoint(v, &walk);
     }
     tree_walk_clear(&walk);
+    return r;
+}
+
+/* A manifest or device state that cannot be read: mended is whether it is again. */
+static int note_mended(struct verify *v, size_t checkpoint, const char *what, bool mended)
+{
+    int r = note_checkpoint(v, checkpoint, what);
+
+    if (r == 0 && mended)
+        v->findings[v->finding_count - 1].state = VERIFY_MENDED;
+    return r;
+}
+
+static int check_manifest(struct verify *v, size_t checkpoint, struct manifest *m)
+{
+    const struct digest *id = &v->checkpoints[checkpoint].id;
+    _cleanup_free_ void *state = NULL;
+    struct error e = ERROR_INIT;
+    size_t length;
+    int r = catalogue_manifest_read(v->store, id, m, &e);
+
+    /* Removed meanwhile. */
+    if (r == -ENOENT)
+        return 0;
+    if (r < 0) {
+        bool mended = repair_manifest(v, id);
+
+        r = note_mended(v, checkpoint, e.message, mended);
+        if (r < 0 || !mended || catalogue_manifest_read(v->store, id, m, NULL) < 0)
+            return r;
+    }
+    if (m->has_state && store_blob_read(v->store, &m->state, &state, &length, &e) < 0)
+        return note_mended(v, checkpoint, e.message, repair_blob(v, &m->state));
+    return 0;
+}
+
+static int check_manifests(struct verify *v)
+{
+    _cleanup_free_ struct manifest *m = malloc(sizeof(*m));
+    int r = m != NULL ? 0 : verify_out_of_memory(v);
+
+    for (size_t i = 0; r == 0 && i < v->checkpoint_count; i++)
+        r = check_manifest(v, i, m);
     return r;
 }
 
@@ -378,6 +414,8 @@ int store_verify(struct store *store, const struct verify_options *options,
         r = check_references(&v);
     if (r == 0)
         r = verify_packs(&v);
+    if (r == 0)
+        r = check_manifests(&v);
     if (r == 0)
         r = check_checkpoints(&v);
     if (r == 0)

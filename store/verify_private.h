@@ -31,7 +31,8 @@ struct verify {
     struct catalogue_checkpoint *checkpoints; /* only ids are sure to be set */
     size_t checkpoint_count;
     size_t current;       /* checkpoint that is being walked */
-    bool catalogue_wrong; /* nothing is written to it then */
+    bool catalogue_wrong; /* nothing is recorded in it then */
+    bool catalogue_torn;  /* SQLite cannot make sense of it: no row is mended */
     uint64_t bytes_total;
     uint64_t started_ns;    /* of reading packs, for the rate */
     int64_t run_started_us; /* of the run this one goes on with, or of this one */
@@ -75,6 +76,11 @@ bool repair_is_right(const struct pack_mend *m, const struct pack_row *row, stru
 /* Replaces the pack's file by these bytes, durably. */
 int repair_write_pack(struct store *store, const char *name, const struct pack_mend *m,
                       struct error *err);
+
+/* Takes a checkpoint's manifest, or device state, from a source, if it is to be
+ * mended: true if it is. */
+bool repair_manifest(struct verify *v, const struct digest *id);
+bool repair_blob(struct verify *v, const struct digest *digest);
 
 /* Does the group, decoded, hold the objects that the footer lists? */
 int verify_group(const struct pack_index *index, uint32_t group, const uint8_t *raw,

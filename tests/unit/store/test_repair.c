@@ -8,10 +8,13 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "imgfmt/pack.h"
+#include "store/stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sqlite3.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 enum { PAGES = 200, BYTES = PAGES * STASIS_PAGE_SIZE };
@@ -273,6 +276,80 @@ static void lost_nodes_come_from_another_store(void **state)
     assert_store_is_sound(f->store);
 }
 
+static void sql(const char *store_dir, const char *text)
+{
+    _cleanup_free_ char *catalogue = io_format("%s/catalogue.db", store_dir);
+    sqlite3 *db;
+
+    assert_int_equal(sqlite3_open(catalogue, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+static void send_to(struct store *from, struct store *to, const struct digest *id)
+{
+    struct error err = ERROR_INIT;
+    struct stream_result result;
+    _cleanup_close_ int fd = memfd_create("stream", MFD_CLOEXEC);
+
+    must(stream_send(from, id, fd, NULL, NULL, &result, &err), &err);
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    must(stream_receive(to, fd, "copy", "1", false, NULL, NULL, &result, &err), &err);
+    assert_memory_equal(&result.checkpoint, id, sizeof(*id));
+}
+
+static struct digest commit_warm(struct store *store)
+{
+    struct error err = ERROR_INIT;
+    struct map_builder *b;
+    struct ingest *in = NULL;
+    struct digest root, id;
+    struct manifest m;
+
+    must(ingest_begin(store, &in, &err), &err);
+    must(ingest_memory(in, "abc", 3, &root, &err), &err);
+    make_manifest(&m, &root, 3);
+    must(map_builder_begin(in, NULL, 0, m.config.memory_bytes / STASIS_PAGE_SIZE, &b, &err), &err);
+    must(map_builder_finish(b, &root, &err), &err);
+    map_builder_free(b);
+    must(manifest_space_set(&m, "memory", m.config.memory_bytes, &root), &err);
+    must(ingest_blob(in, "state", 5, &m.state, &err), &err);
+    m.kind = CHECKPOINT_WARM;
+    m.has_state = true;
+    m.state_bytes = 5;
+    struct ingest_commit commit = {.manifest = &m};
+
+    must(ingest_commit(in, &commit, &id, &err), &err);
+    ingest_free(in);
+    return id;
+}
+
+static void manifests_and_device_state_come_from_another_store(void **state)
+{
+    static const char *const changes[] = {
+        "UPDATE checkpoint SET manifest = x'7b7d'",
+        "UPDATE blob SET data = x'00'",
+        "DELETE FROM blob",
+    };
+    struct fixture *f = *state;
+    struct digest id = commit_warm(f->store);
+    _cleanup_(other_close) struct other o = {0};
+
+    other_open(f, &o);
+    send_to(f->store, o.store, &id);
+    for (size_t i = 0; i < ARRAY_LEN(changes); i++) {
+        sql(f->store_dir, changes[i]);
+        struct tally tally = repair(f->store, NULL);
+
+        assert_int_equal(tally.lost, 1);
+        assert_int_equal(tally.hits, 1);
+        tally = repair(f->store, o.store);
+        assert_int_equal(tally.mended, 1);
+        assert_int_equal(tally.lost, 0);
+        assert_store_is_sound(f->store);
+    }
+}
+
 static void writers_and_readers_go_on_while_packs_are_mended(void **state)
 {
     struct fixture *f = *state;
@@ -406,6 +483,7 @@ int main(void)
         TEST(a_lost_pack_comes_from_a_copy_of_the_store),
         TEST(a_copy_that_is_damaged_too_is_not_taken),
         TEST(lost_nodes_come_from_another_store),
+        TEST(manifests_and_device_state_come_from_another_store),
         TEST(writers_and_readers_go_on_while_packs_are_mended),
         TEST(packs_found_good_recently_are_left_out),
         TEST(a_damaged_pack_is_never_left_out),
