@@ -12,9 +12,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/random.h>
-#include <sys/stat.h>
 
 #define COMPACT_ZSTD_LEVEL 1
 #define GROUP_RAW_BYTES (PACK_HOT_GROUP_PAGES * STASIS_PAGE_SIZE)
@@ -107,29 +104,6 @@ uint64_t compaction_bytes(const struct compaction *c)
 
 /* ---- writing ---- */
 
-/* A locked file; whoever opens the store takes files without a lock for leftovers,
- * even between making and locking it. */
-static int make_file(struct store *store, char name[PACK_NAME_SIZE], struct error *err)
-{
-    for (;;) {
-        _cleanup_close_ int fd = -1;
-        uint8_t id[PACK_ID_SIZE];
-        char hex[2 * PACK_ID_SIZE + 1];
-        struct stat st;
-
-        if (getrandom(id, sizeof(id), 0) != sizeof(id))
-            return error_errno(err, EIO, "naming a pack");
-        snprintf(name, PACK_NAME_SIZE, "%s.tmp", hex_encode(id, sizeof(id), hex));
-        fd = openat(store->packs_dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (fd < 0)
-            return error_errno(err, errno, "making a pack in the store %s", store->dir);
-        if (flock(fd, LOCK_EX) < 0 || fstat(fd, &st) < 0)
-            return error_errno(err, errno, "locking a pack in the store %s", store->dir);
-        if (st.st_nlink != 0)
-            return steal_fd(&fd);
-    }
-}
-
 static int open_pack(struct compaction *c, struct stream *s, struct error *err)
 {
     struct new_pack *list = reallocarray(c->packs, c->pack_count + 1, sizeof(*list));
@@ -138,7 +112,7 @@ static int open_pack(struct compaction *c, struct stream *s, struct error *err)
     if (list == NULL)
         return error_errno(err, ENOMEM, "writing packs again");
     c->packs = list;
-    pack.fd = make_file(c->marks->store, pack.name, err);
+    pack.fd = store_create_pack(c->marks->store, pack.name, err);
     if (pack.fd < 0)
         return pack.fd;
     s->pack = c->pack_count;

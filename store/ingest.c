@@ -6,10 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/random.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 
 /* Of one node, in different packs; more are not looked for. */
 #define NODE_COPIES_MAX 4
@@ -97,52 +93,6 @@ const struct pack_index *own_index(const struct own_pack *pack)
     return pack->writer != NULL ? pack_writer_index(pack->writer) : pack->index;
 }
 
-/* Every pack stays open, for its lock, until the commit. Where there may be more
- * open files than there are, there shall be. */
-static int open_tmp(struct store *store, const char *name)
-{
-    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, fd;
-    struct rlimit limit;
-
-    do
-        fd = openat(store->packs_dirfd, name, flags, 0600);
-    while (fd < 0 && errno == EINTR);
-    if (fd >= 0 || errno != EMFILE || getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return fd;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
-        fd = openat(store->packs_dirfd, name, flags, 0600);
-    else
-        errno = EMFILE;
-    return fd;
-}
-
-/*
- * Makes and locks a file for a new pack. Between making and locking, a process
- * that opens the store may take it for a leftover and remove it: then another is
- * made.
- */
-static int create_tmp(struct store *store, char name[PACK_NAME_SIZE], struct error *err)
-{
-    for (;;) {
-        _cleanup_close_ int fd = -1;
-        uint8_t id[PACK_ID_SIZE];
-        char hex[2 * PACK_ID_SIZE + 1];
-        struct stat st;
-
-        if (getrandom(id, sizeof(id), 0) != sizeof(id))
-            return error_errno(err, EIO, "naming a pack");
-        snprintf(name, PACK_NAME_SIZE, "%s.tmp", hex_encode(id, sizeof(id), hex));
-        fd = open_tmp(store, name);
-        if (fd < 0)
-            return error_errno(err, errno, "making a pack in the store %s", store->dir);
-        if (flock(fd, LOCK_EX) < 0 || fstat(fd, &st) < 0)
-            return error_errno(err, errno, "locking a pack in the store %s", store->dir);
-        if (st.st_nlink != 0)
-            return steal_fd(&fd);
-    }
-}
-
 int ingest_add_pack(struct ingest *in, enum pack_kind kind, uint32_t *number_out, struct error *err)
 {
     struct own_pack **list = realloc(in->packs, (in->pack_count + 1) * sizeof(struct own_pack *));
@@ -159,7 +109,7 @@ int ingest_add_pack(struct ingest *in, enum pack_kind kind, uint32_t *number_out
     in->packs[in->pack_count++] = pack;
     pack->kind = kind;
     pack->owner = atomic_fetch_add(&in->store->next_owner, 1) | UINT32_C(1) << 31;
-    pack->fd = create_tmp(in->store, pack->name, err);
+    pack->fd = store_create_pack(in->store, pack->name, err);
     if (pack->fd < 0) {
         pack->state = OWN_DROPPED;
         r = pack->fd;

@@ -58,6 +58,10 @@ int store_next_epoch(struct db *db, int64_t *out, struct error *err);
 /* Are all rows of packs what they were when they were written? db.lock is held. */
 bool store_packs_are_listed_right(struct store *store);
 
+/* Makes a file for a new pack in packs/ and locks it, so that nobody takes it for a
+ * leftover while it is open. Returns its descriptor. */
+int store_create_pack(struct store *store, char name[PACK_NAME_SIZE], struct error *err);
+
 /* Finds objects in the committed packs from..to-1 into a growing array; returns
  * how many or -ENOMEM. */
 struct locations {

@@ -14,9 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/file.h>
-#include <sys/random.h>
-#include <sys/stat.h>
 
 /* Different pages that share a key are rare, and no more combinations of them are
  * tried than take a moment. */
@@ -269,26 +266,6 @@ bool repair_blob(struct verify *v, const struct digest *digest)
 
 /* ---- writing ---- */
 
-/* A file that nobody takes for a leftover: see remove_leftover() in store.c. */
-static int create_tmp(struct store *store, char name[PACK_NAME_SIZE])
-{
-    for (;;) {
-        _cleanup_close_ int fd = -1;
-        uint8_t id[PACK_ID_SIZE];
-        char hex[2 * PACK_ID_SIZE + 1];
-        struct stat st;
-
-        if (getrandom(id, sizeof(id), 0) != sizeof(id))
-            return -EIO;
-        snprintf(name, PACK_NAME_SIZE, "%s.tmp", hex_encode(id, sizeof(id), hex));
-        fd = openat(store->packs_dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (fd < 0 || flock(fd, LOCK_EX) < 0 || fstat(fd, &st) < 0)
-            return -errno;
-        if (st.st_nlink != 0)
-            return steal_fd(&fd);
-    }
-}
-
 int repair_write_pack(struct store *store, const char *name, const struct pack_mend *m,
                       struct error *err)
 {
@@ -296,16 +273,18 @@ int repair_write_pack(struct store *store, const char *name, const struct pack_m
     char tmp[PACK_NAME_SIZE];
     size_t length;
     const uint8_t *bytes = pack_mend_bytes(m, &length);
-    _cleanup_close_ int fd = create_tmp(store, tmp);
-    int r = fd < 0 ? fd : io_pwrite_full(fd, bytes, length, 0);
+    _cleanup_close_ int fd = store_create_pack(store, tmp, err);
 
+    if (fd < 0)
+        return fd;
+    int r = io_pwrite_full(fd, bytes, length, 0);
     if (r == 0 && fdatasync(fd) < 0)
         r = -errno;
     if (r == 0 && renameat(store->packs_dirfd, tmp, store->packs_dirfd, file) < 0)
         r = -errno;
     if (r == 0)
         r = io_sync_dir(store->packs_dirfd);
-    else if (fd >= 0)
+    else
         unlinkat(store->packs_dirfd, tmp, 0);
     return r < 0 ? error_errno(err, -r, "%s cannot be replaced", name) : 0;
 }

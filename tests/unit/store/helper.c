@@ -108,6 +108,34 @@ struct digest commit_disk(struct store *store, const void *data, uint64_t size_b
     return id;
 }
 
+struct digest commit_warm(struct store *store, struct digest *state_out)
+{
+    struct error err = ERROR_INIT;
+    struct map_builder *b;
+    struct ingest *in = NULL;
+    struct digest root, id;
+    struct manifest m;
+
+    must(ingest_begin(store, &in, &err), &err);
+    must(ingest_memory(in, "abc", 3, &root, &err), &err);
+    make_manifest(&m, &root, 3);
+    must(map_builder_begin(in, NULL, 0, m.config.memory_bytes / STASIS_PAGE_SIZE, &b, &err), &err);
+    must(map_builder_finish(b, &root, &err), &err);
+    map_builder_free(b);
+    must(manifest_space_set(&m, "memory", m.config.memory_bytes, &root), &err);
+    must(ingest_blob(in, "state", 5, &m.state, &err), &err);
+    m.kind = CHECKPOINT_WARM;
+    m.has_state = true;
+    m.state_bytes = 5;
+    struct ingest_commit commit = {.manifest = &m};
+
+    must(ingest_commit(in, &commit, &id, &err), &err);
+    ingest_free(in);
+    if (state_out != NULL)
+        *state_out = m.state;
+    return id;
+}
+
 int read_disk(struct store *store, const struct digest *checkpoint, uint8_t **out,
               uint64_t *size_out, struct error *err)
 {

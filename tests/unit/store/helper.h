@@ -48,6 +48,10 @@ void make_manifest(struct manifest *m, const struct digest *root, uint64_t size_
 struct digest commit_disk(struct store *store, const void *data, uint64_t size_bytes,
                           const char *machine, const char *name);
 
+/* Commits a warm checkpoint with an empty memory and the device state "state", whose
+ * digest may be asked for. */
+struct digest commit_warm(struct store *store, struct digest *state_out);
+
 /* Reads the one space of a checkpoint whole; the caller frees. 0 or the error of the
  * read, with *out NULL. */
 int read_disk(struct store *store, const struct digest *checkpoint, uint8_t **out,

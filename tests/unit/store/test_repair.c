@@ -298,32 +298,6 @@ static void send_to(struct store *from, struct store *to, const struct digest *i
     assert_memory_equal(&result.checkpoint, id, sizeof(*id));
 }
 
-static struct digest commit_warm(struct store *store)
-{
-    struct error err = ERROR_INIT;
-    struct map_builder *b;
-    struct ingest *in = NULL;
-    struct digest root, id;
-    struct manifest m;
-
-    must(ingest_begin(store, &in, &err), &err);
-    must(ingest_memory(in, "abc", 3, &root, &err), &err);
-    make_manifest(&m, &root, 3);
-    must(map_builder_begin(in, NULL, 0, m.config.memory_bytes / STASIS_PAGE_SIZE, &b, &err), &err);
-    must(map_builder_finish(b, &root, &err), &err);
-    map_builder_free(b);
-    must(manifest_space_set(&m, "memory", m.config.memory_bytes, &root), &err);
-    must(ingest_blob(in, "state", 5, &m.state, &err), &err);
-    m.kind = CHECKPOINT_WARM;
-    m.has_state = true;
-    m.state_bytes = 5;
-    struct ingest_commit commit = {.manifest = &m};
-
-    must(ingest_commit(in, &commit, &id, &err), &err);
-    ingest_free(in);
-    return id;
-}
-
 static void manifests_and_device_state_come_from_another_store(void **state)
 {
     static const char *const changes[] = {
@@ -332,7 +306,7 @@ static void manifests_and_device_state_come_from_another_store(void **state)
         "DELETE FROM blob",
     };
     struct fixture *f = *state;
-    struct digest id = commit_warm(f->store);
+    struct digest id = commit_warm(f->store, NULL);
     _cleanup_(other_close) struct other o = {0};
 
     other_open(f, &o);

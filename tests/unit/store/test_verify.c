@@ -411,32 +411,6 @@ static void entries_that_have_lost_their_names_are_found(void **state)
     assert_int_equal(verify(f->store).findings, 1);
 }
 
-static void commit_warm(struct fixture *f, struct digest *state_out)
-{
-    struct error err = ERROR_INIT;
-    struct map_builder *b;
-    struct ingest *in = NULL;
-    struct digest root, id;
-    struct manifest m;
-
-    must(ingest_begin(f->store, &in, &err), &err);
-    must(ingest_memory(in, "abc", 3, &root, &err), &err);
-    make_manifest(&m, &root, 3);
-    must(map_builder_begin(in, NULL, 0, m.config.memory_bytes / STASIS_PAGE_SIZE, &b, &err), &err);
-    must(map_builder_finish(b, &root, &err), &err);
-    map_builder_free(b);
-    must(manifest_space_set(&m, "memory", m.config.memory_bytes, &root), &err);
-    must(ingest_blob(in, "state", 5, &m.state, &err), &err);
-    m.kind = CHECKPOINT_WARM;
-    m.has_state = true;
-    m.state_bytes = 5;
-    struct ingest_commit commit = {.manifest = &m};
-
-    must(ingest_commit(in, &commit, &id, &err), &err);
-    ingest_free(in);
-    *state_out = m.state;
-}
-
 static bool has_blob(struct fixture *f, const struct digest *digest)
 {
     _cleanup_free_ void *data = NULL;
@@ -452,7 +426,7 @@ static void a_changed_row_costs_no_device_state(void **state)
     struct digest second = commit_disk(f->store, "b", 1, NULL, NULL);
     struct error err = ERROR_INIT;
 
-    commit_warm(f, &blob);
+    commit_warm(f->store, &blob);
     must(catalogue_checkpoint_remove(f->store, &first, &err), &err);
     assert_true(has_blob(f, &blob));
     sql(f, "UPDATE checkpoint SET state = zeroblob(32) WHERE state IS NOT NULL");
