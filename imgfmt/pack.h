@@ -111,8 +111,8 @@ void pack_encoder_free(struct pack_encoder *e); /* NULL is fine */
 /* Compresses one group of `count` objects, raw_bytes long, unless that gains
  * nothing, and sums it up. No file is involved. room has raw_bytes bytes; or NULL,
  * then the result is valid until the encoder's next group. Where the group is best
- * stored as it is, the result refers to raw instead. -EINVAL if no pack could
- * hold it. */
+ * stored as it is, the result refers to raw instead; and always if e is NULL, for
+ * what no compressor can make smaller. -EINVAL if no pack could hold it. */
 int pack_group_encode(struct pack_encoder *e, const void *raw, size_t raw_bytes, unsigned count,
                       void *room, struct pack_encoded *out, struct error *err);
 

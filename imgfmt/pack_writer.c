@@ -69,15 +69,16 @@ int pack_group_encode(struct pack_encoder *e, const void *raw, size_t raw_bytes,
     if (raw_bytes == 0 || raw_bytes > PACK_GROUP_RAW_MAX || count == 0 ||
         count > PACK_GROUP_OBJECTS_MAX)
         return refuse_group(raw_bytes, count, err);
-    if (room == NULL && e->room == NULL)
+    if (e != NULL && room == NULL && e->room == NULL)
         e->room = malloc(PACK_GROUP_RAW_MAX);
-    if (room == NULL)
+    if (e != NULL && room == NULL)
         room = e->room;
-    if (room == NULL)
+    if (e != NULL && room == NULL)
         return error_errno(err, ENOMEM, "cannot compress");
     /* Too small a buffer makes zstd give up: exactly where raw is the better. */
-    size_t n = ZSTD_compressCCtx(e->zstd, room, raw_bytes - 1, raw, raw_bytes, e->level);
-    bool is_raw = ZSTD_isError(n);
+    size_t n =
+        e == NULL ? 0 : ZSTD_compressCCtx(e->zstd, room, raw_bytes - 1, raw, raw_bytes, e->level);
+    bool is_raw = e == NULL || ZSTD_isError(n);
 
     *out = (struct pack_encoded){
         .stored = is_raw ? raw : room,

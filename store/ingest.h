@@ -62,6 +62,11 @@ int map_builder_begin(struct ingest *in, const struct digest *base, uint64_t bas
                       uint64_t page_count, struct map_builder **out, struct error *err);
 /* Pages strictly ascending; a zero reference clears a page. */
 int map_builder_set(struct map_builder *b, uint64_t page, struct page_ref ref, struct error *err);
+/* Stores the bytes of a page (NULL: zeros) as ingest_pages() does, and sets it; in one
+ * order with map_builder_set(). stays: the bytes stay where and as they are until
+ * map_builder_finish(), so that they need not be copied. */
+int map_builder_put(struct map_builder *b, uint64_t page, const void *bytes, bool stays,
+                    struct error *err);
 /* Writes the changed nodes; metadata is proportional to what changed. */
 int map_builder_finish(struct map_builder *b, struct digest *root_out, struct error *err);
 void map_builder_free(struct map_builder *b);

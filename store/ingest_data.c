@@ -10,33 +10,6 @@
 
 DEFINE_CLEANUP(struct map_builder, map_builder_free)
 
-/* Pages that wait for the next ingest_pages(), and their places in the map. */
-struct page_run {
-    struct ingest *in;
-    struct map_builder *builder;
-    unsigned count;
-    const void *pages[INGEST_BATCH_PAGES];
-    uint64_t numbers[INGEST_BATCH_PAGES];
-    struct page_ref refs[INGEST_BATCH_PAGES];
-};
-
-static int put_run(struct page_run *run, struct error *err)
-{
-    int r = ingest_pages(run->in, run->pages, run->count, run->refs, err);
-
-    for (unsigned i = 0; r == 0 && i < run->count; i++)
-        if (!page_ref_is_zero(run->refs[i]))
-            r = map_builder_set(run->builder, run->numbers[i], run->refs[i], err);
-    run->count = 0;
-    return r;
-}
-
-static void add_page(struct page_run *run, uint64_t number, const void *bytes)
-{
-    run->pages[run->count] = bytes;
-    run->numbers[run->count++] = number;
-}
-
 /* ---- files ---- */
 
 #define READ_BYTES ((size_t)INGEST_BATCH_PAGES * STASIS_PAGE_SIZE)
@@ -45,10 +18,12 @@ static void add_page(struct page_run *run, uint64_t number, const void *bytes)
 #define PIECE_BYTES (256u << 10)
 
 struct file_reader {
-    struct page_run *run;
+    struct ingest *in;
+    struct map_builder *builder;
     int fd;
     uint64_t size_bytes;
-    uint8_t *buf; /* READ_BYTES: of the pages in run */
+    uint8_t *buf; /* READ_BYTES */
+    size_t used;  /* of it, by pages that the builder has not stored yet */
     int (*progress)(uint64_t done_bytes, void *context);
     void *context;
     struct error *err;
@@ -82,28 +57,29 @@ static int read_piece(unsigned index, unsigned slot, void *context, struct error
 /* One chunk, which begins at a page; the last page is filled up with zeros. */
 static int read_chunk(struct file_reader *f, uint64_t offset, size_t length)
 {
-    struct page_run *run = f->run;
-    struct chunk c = {f, f->buf + (size_t)run->count * STASIS_PAGE_SIZE, offset, length};
-    size_t pages = (size_t)div_round_up(length, STASIS_PAGE_SIZE);
+    struct chunk c = {f, f->buf + f->used, offset, length};
+    size_t whole = (size_t)align_up(length, STASIS_PAGE_SIZE);
     int r;
 
     /* The disk reads on while we work. */
     posix_fadvise(f->fd, (off_t)(offset + length), READ_BYTES, POSIX_FADV_WILLNEED);
-    r = workers_run(run->in->store->workers, (unsigned)div_round_up(length, PIECE_BYTES),
-                    read_piece, &c, f->err);
+    r = workers_run(f->in->store->workers, (unsigned)div_round_up(length, PIECE_BYTES), read_piece,
+                    &c, f->err);
     if (r < 0)
         return r;
-    memset(c.to + length, 0, pages * STASIS_PAGE_SIZE - length);
-    for (size_t i = 0; i < pages; i++)
-        add_page(run, (offset >> STASIS_PAGE_SHIFT) + i, c.to + i * STASIS_PAGE_SIZE);
-    return 0;
+    memset(c.to + length, 0, whole - length);
+    for (size_t i = 0; r == 0 && i < whole; i += STASIS_PAGE_SIZE)
+        r = map_builder_put(f->builder, (offset + i) >> STASIS_PAGE_SHIFT, c.to + i, true, f->err);
+    f->used += whole;
+    return r;
 }
 
 /* What was read goes into the store; done_bytes: how far that is. */
 static int put_chunks(struct file_reader *f, uint64_t done_bytes)
 {
-    int r = put_run(f->run, f->err);
+    int r = map_builder_flush(f->builder, f->err);
 
+    f->used = 0;
     if (r == 0 && f->progress != NULL && f->progress(done_bytes, f->context) != 0)
         return error_set(f->err, STATUS_INTERRUPTED, ECANCELED, "cancelled");
     return r;
@@ -114,12 +90,11 @@ static int put_extent(struct file_reader *f, uint64_t offset, uint64_t end)
     int r = 0;
 
     while (r == 0 && offset < end) {
-        size_t room = READ_BYTES - (size_t)f->run->count * STASIS_PAGE_SIZE;
-        size_t length = (size_t)min_u64(room, end - offset);
+        size_t length = (size_t)min_u64(READ_BYTES - f->used, end - offset);
 
         r = read_chunk(f, offset, length);
         offset += length;
-        if (r == 0 && f->run->count == INGEST_BATCH_PAGES)
+        if (r == 0 && f->used == READ_BYTES)
             r = put_chunks(f, offset);
     }
     return r;
@@ -166,7 +141,7 @@ static int put_file(struct file_reader *f)
         r = put_extent(f, begin, end);
         offset = end;
     }
-    return r < 0 || f->run->count == 0 ? r : put_chunks(f, f->size_bytes);
+    return r < 0 || f->used == 0 ? r : put_chunks(f, f->size_bytes);
 }
 
 int ingest_file(struct ingest *in, int fd, uint64_t size_bytes,
@@ -174,60 +149,36 @@ int ingest_file(struct ingest *in, int fd, uint64_t size_bytes,
                 struct digest *root_out, struct error *err)
 {
     _cleanup_(map_builder_freep) struct map_builder *builder = NULL;
-    _cleanup_free_ struct page_run *run = malloc(sizeof(*run));
     _cleanup_free_ uint8_t *buf = malloc(READ_BYTES);
-    struct file_reader f = {run, fd, size_bytes, buf, progress, context, err};
+    struct file_reader f = {in, NULL, fd, size_bytes, buf, 0, progress, context, err};
     int r;
 
-    if (buf == NULL || run == NULL)
+    if (buf == NULL)
         return error_errno(err, ENOMEM, "reading a file");
     if (size_bytes > INT64_MAX - STASIS_PAGE_SIZE)
         return error_set(err, STATUS_FAILED, EFBIG, "the file is too large");
     r = map_builder_begin(in, NULL, 0, div_round_up(size_bytes, STASIS_PAGE_SIZE), &builder, err);
-    run->in = in;
-    run->builder = builder;
-    run->count = 0;
+    f.builder = builder;
     if (r == 0)
         r = put_file(&f);
     return r < 0 ? r : map_builder_finish(builder, root_out, err);
-}
-
-/* ---- memory ---- */
-
-static int put_memory(struct page_run *run, const uint8_t *bytes, uint64_t size_bytes,
-                      struct error *err)
-{
-    uint64_t whole = size_bytes >> STASIS_PAGE_SHIFT;
-    size_t tail = (size_t)(size_bytes % STASIS_PAGE_SIZE);
-    uint8_t last[STASIS_PAGE_SIZE] = {0};
-    int r = 0;
-
-    for (uint64_t i = 0; r == 0 && i < whole; i++) {
-        add_page(run, i, bytes + (i << STASIS_PAGE_SHIFT));
-        if (run->count == INGEST_BATCH_PAGES)
-            r = put_run(run, err);
-    }
-    if (r == 0 && tail != 0) {
-        memcpy(last, bytes + (whole << STASIS_PAGE_SHIFT), tail);
-        add_page(run, whole, last);
-    }
-    return r < 0 ? r : put_run(run, err);
 }
 
 int ingest_memory(struct ingest *in, const void *data, uint64_t size_bytes, struct digest *root_out,
                   struct error *err)
 {
     _cleanup_(map_builder_freep) struct map_builder *builder = NULL;
-    _cleanup_free_ struct page_run *run = malloc(sizeof(*run));
-    int r;
+    uint64_t whole = size_bytes >> STASIS_PAGE_SHIFT;
+    size_t tail = (size_t)(size_bytes % STASIS_PAGE_SIZE);
+    uint8_t last[STASIS_PAGE_SIZE] = {0};
+    const uint8_t *bytes = data;
+    int r = map_builder_begin(in, NULL, 0, whole + (tail != 0), &builder, err);
 
-    if (run == NULL)
-        return error_errno(err, ENOMEM, "writing to the store");
-    r = map_builder_begin(in, NULL, 0, div_round_up(size_bytes, STASIS_PAGE_SIZE), &builder, err);
-    run->in = in;
-    run->builder = builder;
-    run->count = 0;
-    if (r == 0)
-        r = put_memory(run, data, size_bytes, err);
+    for (uint64_t i = 0; r == 0 && i < whole; i++)
+        r = map_builder_put(builder, i, bytes + (i << STASIS_PAGE_SHIFT), true, err);
+    if (r == 0 && tail != 0) {
+        memcpy(last, bytes + (whole << STASIS_PAGE_SHIFT), tail);
+        r = map_builder_put(builder, whole, last, true, err);
+    }
     return r < 0 ? r : map_builder_finish(builder, root_out, err);
 }

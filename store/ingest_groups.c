@@ -77,17 +77,36 @@ static int append_ready(struct ingest *in, struct appending *a, struct open_grou
     return r;
 }
 
+/* Compresses and sums up. The result takes the place of the raw bytes, which nobody
+ * needs any more. */
+static int encode_pages(struct ingest *in, unsigned slot, struct open_group *g, struct error *err)
+{
+    struct pack_encoder **encoder = &in->encoders[slot];
+    int r = *encoder != NULL ? 0 : pack_encoder_new(HOT_ZSTD_LEVEL, encoder, err);
+
+    if (r == 0)
+        r = pack_group_encode(*encoder, g->bytes, g->used, g->count, NULL, &g->encoded, err);
+    if (r == 0 && g->encoded.codec != PACK_RAW) {
+        memcpy(g->own, g->encoded.stored, g->encoded.stored_bytes);
+        g->encoded.stored = g->own;
+    }
+    return r;
+}
+
+/* Nodes are keys and digests: trying to compress them costs time and gains nothing. */
+static int encode_nodes(struct open_group *g, struct error *err)
+{
+    return pack_group_encode(NULL, g->bytes, g->used, g->count, NULL, &g->encoded, err);
+}
+
 static int write_job(unsigned index, unsigned slot, void *context, struct error *err)
 {
     struct write_round *round = context;
     bool is_page = index < round->pages.count;
     struct appending *a = is_page ? &round->pages : &round->nodes;
     struct open_group *g = a->q->groups[is_page ? index : index - round->pages.count];
-    struct pack_encoder **encoder = &round->in->encoders[slot];
-    int r = *encoder != NULL ? 0 : pack_encoder_new(HOT_ZSTD_LEVEL, encoder, err);
+    int r = is_page ? encode_pages(round->in, slot, g, err) : encode_nodes(g, err);
 
-    if (r == 0)
-        r = pack_group_encode(*encoder, g->bytes, g->used, g->count, g->room, &g->encoded, err);
     return r < 0 ? r : append_ready(round->in, a, g, err);
 }
 

@@ -49,7 +49,6 @@ struct open_group {
     uint32_t offsets[NODE_GROUP_OBJECTS + 1];
     struct pack_object_id ids[NODE_GROUP_OBJECTS];
     uint8_t own[GROUP_RAW_BYTES];
-    uint8_t room[GROUP_RAW_BYTES]; /* for what it is compressed into */
 };
 
 /* Groups are compressed by several threads at once, so they are gathered first: 4 MiB
@@ -194,6 +193,11 @@ int ingest_keep(struct ingest *in, const struct manifest *m, struct error *err);
 /* Within the transaction, when packs have been loaded: makes those packs live again.
  * -EAGAIN if others were condemned meanwhile. */
 int ingest_keep_locked(struct ingest *in, struct error *err);
+
+/* ---- map_builder.c ---- */
+
+/* Stores the pages that wait; what was put need not stay any longer. */
+int map_builder_flush(struct map_builder *b, struct error *err);
 
 /* ---- rewrite.c ---- */
 

@@ -15,6 +15,15 @@ struct path_node {
     bool changed;
 };
 
+/* Pages that wait for the next ingest_pages(), and their places in the map. */
+struct page_run {
+    unsigned count;
+    const void *pages[INGEST_BATCH_PAGES];
+    uint64_t numbers[INGEST_BATCH_PAGES];
+    struct page_ref refs[INGEST_BATCH_PAGES];
+    uint8_t *copies; /* room for those that do not stay; NULL until first used */
+};
+
 struct map_builder {
     struct ingest *in;
     uint64_t page_count;
@@ -22,8 +31,10 @@ struct map_builder {
     uint64_t next_page;  /* pages below this one are settled */
     unsigned open_level; /* path[open_level..root_level] is the path */
     uint64_t open_page;  /* some page below path[open_level] */
+    bool empty;          /* at first: no base */
     bool has_base;
-    struct digest base; /* of the map before any change, if has_base */
+    struct digest base;   /* of the map before any change, if has_base */
+    struct page_run *run; /* NULL until first used */
     struct path_node path[MAP_LEVEL_MAX + 1];
 };
 
@@ -169,6 +180,7 @@ int map_builder_begin(struct ingest *in, const struct digest *base, uint64_t bas
                          (unsigned long long)page_count);
     b->in = in;
     b->page_count = page_count;
+    b->empty = base == NULL;
     b->root_level = b->open_level = map_root_level(page_count);
     b->path[b->root_level] =
         (struct path_node){.node = {.level = (uint8_t)b->root_level}, .changed = true};
@@ -182,6 +194,11 @@ int map_builder_begin(struct ingest *in, const struct digest *base, uint64_t bas
 
 void map_builder_free(struct map_builder *b)
 {
+    if (b == NULL)
+        return;
+    if (b->run != NULL)
+        free(b->run->copies);
+    free(b->run);
     free(b);
 }
 
@@ -244,22 +261,14 @@ static int go_to(struct map_builder *b, uint64_t page, struct error *err)
     return r;
 }
 
-int map_builder_set(struct map_builder *b, uint64_t page, struct page_ref ref, struct error *err)
+static int set_page(struct map_builder *b, uint64_t page, struct page_ref ref, struct error *err)
 {
     struct path_node *leaf = &b->path[0];
     unsigned i = child_of(page, 0);
-    int r;
+    int r = go_to(b, page, err);
 
-    if (page < b->next_page || page >= b->page_count)
-        return error_set(err, STATUS_FAILED, EINVAL,
-                         "page %llu of a map of %llu was set out of order",
-                         (unsigned long long)page, (unsigned long long)b->page_count);
-    r = go_to(b, page, err);
-    if (r < 0)
+    if (r < 0 || page_ref_equal(leaf->node.pages[i], ref))
         return r;
-    b->next_page = page + 1;
-    if (page_ref_equal(leaf->node.pages[i], ref))
-        return 0;
     leaf->changed = true;
     leaf->node.pages[i] = ref;
     if (page_ref_is_zero(ref))
@@ -269,10 +278,80 @@ int map_builder_set(struct map_builder *b, uint64_t page, struct page_ref ref, s
     return 0;
 }
 
+static int check_order(struct map_builder *b, uint64_t page, struct error *err)
+{
+    if (page < b->next_page || page >= b->page_count)
+        return error_set(err, STATUS_FAILED, EINVAL,
+                         "page %llu of a map of %llu was set out of order",
+                         (unsigned long long)page, (unsigned long long)b->page_count);
+    b->next_page = page + 1;
+    return 0;
+}
+
+int map_builder_set(struct map_builder *b, uint64_t page, struct page_ref ref, struct error *err)
+{
+    int r = check_order(b, page, err);
+
+    if (r == 0)
+        r = map_builder_flush(b, err);
+    return r < 0 ? r : set_page(b, page, ref, err);
+}
+
+/* ---- pages, many at once ---- */
+
+int map_builder_flush(struct map_builder *b, struct error *err)
+{
+    struct page_run *run = b->run;
+    int r;
+
+    if (run == NULL || run->count == 0)
+        return 0;
+    r = ingest_pages(b->in, run->pages, run->count, run->refs, err);
+    for (unsigned i = 0; r == 0 && i < run->count; i++)
+        if (!b->empty || !page_ref_is_zero(run->refs[i]))
+            r = set_page(b, run->numbers[i], run->refs[i], err);
+    run->count = 0;
+    return r;
+}
+
+static int need_run(struct map_builder *b, bool stays, struct error *err)
+{
+    if (b->run == NULL)
+        b->run = calloc(1, sizeof(*b->run));
+    if (b->run != NULL && !stays && b->run->copies == NULL)
+        b->run->copies = malloc((size_t)INGEST_BATCH_PAGES * STASIS_PAGE_SIZE);
+    if (b->run == NULL || (!stays && b->run->copies == NULL))
+        return error_errno(err, ENOMEM, "building a map");
+    return 0;
+}
+
+int map_builder_put(struct map_builder *b, uint64_t page, const void *bytes, bool stays,
+                    struct error *err)
+{
+    static const uint8_t zeros[STASIS_PAGE_SIZE];
+    struct page_run *run;
+    int r = check_order(b, page, err);
+
+    if (bytes == NULL)
+        bytes = zeros;
+    stays = stays || bytes == zeros;
+    if (r == 0)
+        r = need_run(b, stays, err);
+    if (r < 0)
+        return r;
+    run = b->run;
+    if (!stays)
+        bytes =
+            memcpy(run->copies + (size_t)run->count * STASIS_PAGE_SIZE, bytes, STASIS_PAGE_SIZE);
+    run->pages[run->count] = bytes;
+    run->numbers[run->count++] = page;
+    return run->count < INGEST_BATCH_PAGES ? 0 : map_builder_flush(b, err);
+}
+
 int map_builder_finish(struct map_builder *b, struct digest *root_out, struct error *err)
 {
     struct path_node *root = &b->path[b->root_level];
-    int r = 0;
+    int r = map_builder_flush(b, err);
 
     while (r == 0 && b->open_level < b->root_level)
         r = close_lowest(b, err);

@@ -222,7 +222,7 @@ void save_free(struct save *save)
 /* ---- in the background ---- */
 
 struct map_target {
-    struct ingest *ingest;
+    bool stays; /* the pages are copies that last as long as the save */
     struct map_builder *builder;
     struct error *err;
 };
@@ -230,10 +230,8 @@ struct map_target {
 static int put_page(uint64_t page, const void *bytes, void *context)
 {
     const struct map_target *target = context;
-    struct page_ref ref = {0};
 
-    int r = bytes == NULL ? 0 : ingest_page(target->ingest, bytes, &ref, target->err);
-    return r < 0 ? r : map_builder_set(target->builder, page, ref, target->err);
+    return map_builder_put(target->builder, page, bytes, target->stays, target->err);
 }
 
 static int put_memory(struct save *save, struct ingest *ingest, struct manifest *m,
@@ -242,7 +240,7 @@ static int put_memory(struct save *save, struct ingest *ingest, struct manifest 
     const struct manifest_space *before =
         save->base.has_memory ? manifest_space_find(&save->base.manifest, "memory") : NULL;
     uint64_t total = m->config.memory_bytes / STASIS_PAGE_SIZE;
-    struct map_target target = {.ingest = ingest, .err = err};
+    struct map_target target = {.stays = true, .err = err};
     struct digest root;
 
     int r = map_builder_begin(ingest, before != NULL ? &before->root : NULL, total, total,
@@ -262,7 +260,7 @@ static int put_disk(struct save *save, struct ingest *ingest, unsigned index, st
 {
     char name[MANIFEST_SPACE_NAME_MAX + 1];
     struct disk *disk = save->board->disks[index];
-    struct map_target target = {.ingest = ingest, .err = err};
+    struct map_target target = {.stays = false, .err = err};
     struct digest root;
 
     snprintf(name, sizeof(name), "disk%u", index);

@@ -69,10 +69,11 @@ static void put_singly(struct ingest *in, const uint8_t *data, size_t count, str
         must(ingest_page(in, data + i * STASIS_PAGE_SIZE, &refs[i], &err), &err);
 }
 
-/* Commits a map of these references and reads it back. */
-static void commit_and_compare(struct fixture *f, struct ingest *in, const struct page_ref *refs,
+/* Commits a map of these references, ends the ingest and reads the map back. */
+static void commit_and_compare(struct fixture *f, struct ingest **io, const struct page_ref *refs,
                                const uint8_t *data, size_t count)
 {
+    struct ingest *in = *io;
     struct error err = ERROR_INIT;
     struct map_builder *b = NULL;
     struct digest root, id;
@@ -87,6 +88,7 @@ static void commit_and_compare(struct fixture *f, struct ingest *in, const struc
     struct ingest_commit commit = {.manifest = &m};
 
     must(ingest_commit(in, &commit, &id, &err), &err);
+    ingest_free(steal_pointer(*io));
     fixture_reopen(f);
     assert_disk(f->store, &id, data, count * STASIS_PAGE_SIZE);
     assert_store_is_sound(f->store);
@@ -130,7 +132,7 @@ static void batches_and_single_pages_mix(void **state)
         done += sizes[i];
     }
     put_singly(in, data + done * STASIS_PAGE_SIZE, PAGES - done, refs + done);
-    commit_and_compare(f, in, refs, data, PAGES);
+    commit_and_compare(f, &in, refs, data, PAGES);
 }
 
 static void the_number_of_threads_changes_nothing(void **state)
@@ -154,7 +156,7 @@ static void the_number_of_threads_changes_nothing(void **state)
     _cleanup_(ingest_freep) struct ingest *in = begin(f->store);
 
     put_pages(in, data, PAGES, refs);
-    commit_and_compare(f, in, refs, data, PAGES);
+    commit_and_compare(f, &in, refs, data, PAGES);
 }
 
 /* ---- what is stored ---- */
@@ -193,7 +195,7 @@ static void different_pages_of_one_batch_have_different_references(void **state)
         for (size_t k = i + 1; k < PAGES; k++)
             if (page_ref_equal(refs[i], refs[k]))
                 fail_msg("pages %zu and %zu have one reference", i, k);
-    commit_and_compare(f, in, refs, data, PAGES);
+    commit_and_compare(f, &in, refs, data, PAGES);
 }
 
 static void a_batch_finds_what_was_committed_in_any_order(void **state)
@@ -257,7 +259,53 @@ static void pages_are_not_needed_after_the_call(void **state)
         put_pages(in, gone + done * STASIS_PAGE_SIZE, 500, refs + done);
         memset(gone + done * STASIS_PAGE_SIZE, 0xee, 500 * STASIS_PAGE_SIZE);
     }
-    commit_and_compare(f, in, refs, data, PAGES);
+    commit_and_compare(f, &in, refs, data, PAGES);
+}
+
+/* ---- into maps ---- */
+
+static void a_builder_stores_pages_in_batches(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = make_pages(PAGES, 1);
+    struct digest id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    struct error err = ERROR_INIT;
+    struct map_builder *b = NULL;
+    struct digest root;
+    struct manifest m;
+
+    must(catalogue_manifest_read(f->store, &id, &m, &err), &err);
+    _cleanup_(ingest_freep) struct ingest *in = begin(f->store);
+
+    must(map_builder_begin(in, &m.spaces[0].root, PAGES, PAGES, &b, &err), &err);
+    /* Every third page changes, to zeros or others; the last buffer is gone at once. */
+    for (size_t i = 0; i < PAGES; i += 3) {
+        uint8_t *page = data + i * STASIS_PAGE_SIZE, buf[STASIS_PAGE_SIZE];
+        struct page_ref ref;
+
+        if (i % 2 == 0)
+            memset(page, 0, STASIS_PAGE_SIZE);
+        else
+            fill_page(page, 100000 + i);
+        memcpy(buf, page, sizeof(buf));
+        if (i % 50 == 0) {
+            must(ingest_page(in, page, &ref, &err), &err);
+            must(map_builder_set(b, i, ref, &err), &err);
+        } else if (i % 4 == 0) {
+            must(map_builder_put(b, i, NULL, false, &err), &err);
+        } else {
+            must(map_builder_put(b, i, i % 5 == 0 ? page : buf, i % 5 == 0, &err), &err);
+        }
+        memset(buf, 0xee, sizeof(buf));
+    }
+    assert_int_equal(map_builder_put(b, 3, data, true, &err), -EINVAL);
+    must(map_builder_finish(b, &root, &err), &err);
+    map_builder_free(b);
+    m.spaces[0].root = root;
+    struct ingest_commit commit = {.manifest = &m};
+
+    must(ingest_commit(in, &commit, &id, &err), &err);
+    assert_disk(f->store, &id, data, PAGES * STASIS_PAGE_SIZE);
 }
 
 /* ---- ends ---- */
@@ -378,6 +426,7 @@ int main(void)
         TEST(a_batch_finds_what_was_committed_in_any_order),
         TEST(a_batch_finds_the_pages_of_the_last),
         TEST(pages_are_not_needed_after_the_call),
+        TEST(a_builder_stores_pages_in_batches),
         TEST(a_failure_in_a_batch_leaves_nothing_behind),
         TEST(a_file_can_be_cancelled_between_batches),
         TEST(ingests_in_several_threads_share_the_store),
