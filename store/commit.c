@@ -75,16 +75,11 @@ static int check_reachable(struct ingest *in, const struct manifest *m, struct e
 
 static int seal_pack(struct ingest *in, struct own_pack *pack, struct error *err)
 {
-    char name[PACK_NAME_SIZE];
+    int r = store_seal_pack(in->store, pack->fd, own_index(pack)->id, pack->name, err);
 
-    packs_name(own_index(pack)->id, name);
-    if (fdatasync(pack->fd) < 0)
-        return error_errno(err, errno, "writing %s", name);
-    if (renameat(in->store->packs_dirfd, pack->name, in->store->dirfd, name) < 0)
-        return error_errno(err, errno, "renaming %s", name);
-    snprintf(pack->name, sizeof(pack->name), "%s", name + strlen("packs/"));
-    pack->state = OWN_SEALED;
-    return 0;
+    if (r == 0)
+        pack->state = OWN_SEALED;
+    return r;
 }
 
 static int seal(struct ingest *in, struct error *err)

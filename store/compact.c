@@ -312,20 +312,6 @@ int compaction_add(struct compaction *c, struct gc_pack *pack, struct error *err
 
 /* ---- the end ---- */
 
-static int seal_pack(struct compaction *c, struct new_pack *pack, struct error *err)
-{
-    struct store *store = c->marks->store;
-    char name[PACK_NAME_SIZE];
-
-    packs_name(pack->index->id, name);
-    if (fdatasync(pack->fd) < 0)
-        return error_errno(err, errno, "writing %s", name);
-    if (renameat(store->packs_dirfd, pack->name, store->dirfd, name) < 0)
-        return error_errno(err, errno, "renaming %s", name);
-    snprintf(pack->name, sizeof(pack->name), "%s", name + strlen("packs/"));
-    return 0;
-}
-
 int compaction_seal(struct compaction *c, struct error *err)
 {
     int r = 0;
@@ -336,10 +322,12 @@ int compaction_seal(struct compaction *c, struct error *err)
             r = close_pack(c, &c->streams[i], err);
     }
     for (size_t i = 0; r == 0 && i < c->pack_count; i++)
-        r = seal_pack(c, &c->packs[i], err);
-    if (r == 0 && c->pack_count != 0 && io_sync_dir(c->marks->store->packs_dirfd) < 0)
-        r = error_errno(err, EIO, "writing the store's directory of packs");
-    return r;
+        r = store_seal_pack(c->marks->store, c->packs[i].fd, c->packs[i].index->id,
+                            c->packs[i].name, err);
+    if (r < 0 || c->pack_count == 0)
+        return r;
+    r = io_sync_dir(c->marks->store->packs_dirfd);
+    return r < 0 ? error_errno(err, -r, "writing the store's directory of packs") : 0;
 }
 
 int compaction_list_locked(struct compaction *c, struct error *err)

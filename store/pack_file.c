@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The files of packs: locked from before their first byte until they are listed. */
 #include "base/cleanup.h"
 #include "base/digest.h"
 #include "store/private.h"
@@ -54,4 +55,18 @@ int store_create_pack(struct store *store, char name[PACK_NAME_SIZE], struct err
         if (st.st_nlink != 0)
             return steal_fd(&fd);
     }
+}
+
+int store_seal_pack(struct store *store, int fd, const uint8_t id[PACK_ID_SIZE],
+                    char name_io[PACK_NAME_SIZE], struct error *err)
+{
+    char name[PACK_NAME_SIZE];
+
+    packs_name(id, name);
+    if (fdatasync(fd) < 0)
+        return error_errno(err, errno, "writing %s", name);
+    if (renameat(store->packs_dirfd, name_io, store->dirfd, name) < 0)
+        return error_errno(err, errno, "renaming %s", name);
+    snprintf(name_io, PACK_NAME_SIZE, "%s", name + strlen("packs/"));
+    return 0;
 }

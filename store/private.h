@@ -61,6 +61,10 @@ bool store_packs_are_listed_right(struct store *store);
 /* Makes a file for a new pack in packs/ and locks it, so that nobody takes it for a
  * leftover while it is open. Returns its descriptor. */
 int store_create_pack(struct store *store, char name[PACK_NAME_SIZE], struct error *err);
+/* Makes it durable and gives it the name of the pack of that id. The directory is
+ * for the caller to sync. */
+int store_seal_pack(struct store *store, int fd, const uint8_t id[PACK_ID_SIZE],
+                    char name_io[PACK_NAME_SIZE], struct error *err);
 
 /* Finds objects in the committed packs from..to-1 into a growing array; returns
  * how many or -ENOMEM. */

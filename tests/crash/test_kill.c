@@ -120,8 +120,7 @@ static void read_other(struct store *store, struct slot *slot, const char *image
     if (number == 0 || atomic_load(&slot->doing) != IDLE ||
         catalogue_image_get(store, image, "1", &id, &err) < 0 ||
         read_disk(store, &id, &got, &size, &err) < 0) {
-        if (number != 0 && atomic_load(&slot->doing) == IDLE &&
-            atomic_load(&slot->disk) == number)
+        if (number != 0 && atomic_load(&slot->doing) == IDLE && atomic_load(&slot->disk) == number)
             worker_fails("read", &err);
         return;
     }
@@ -227,8 +226,7 @@ static void settle_worker(struct store *store, unsigned me)
         else if (doing == REMOVING && image_is(store, image, 0))
             atomic_store(&slot->disk, 0);
         else if (!image_is(store, image, atomic_load(&slot->disk)))
-            fail_msg("image %s is not disk %u (doing %u)", image, atomic_load(&slot->disk),
-                     doing);
+            fail_msg("image %s is not disk %u (doing %u)", image, atomic_load(&slot->disk), doing);
         atomic_store(&slot->doing, IDLE);
     }
 }

@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "store/gc.h"
 
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -151,6 +152,33 @@ static void writers_that_overlap(const char *dir)
     store_close(b);
 }
 
+/* What went is collected; what a writer still relies on is not, and a sparse pack is
+ * written again. */
+static void garbage_goes(const char *dir)
+{
+    struct store *store = open_store(dir, true);
+    uint32_t seeds[PAGES], wide_seeds[PAGES];
+    struct disk disk = make_disk(seeds, 1), wide = make_disk(wide_seeds, 100);
+    struct gc_result result;
+    struct digest root;
+    struct ingest *in;
+
+    put(store, &disk, NULL, NULL, "base");
+    put(store, &wide, NULL, NULL, "wide");
+    memset(wide_seeds + PAGES / 4, 0, sizeof(wide_seeds) - sizeof(wide_seeds) / 4);
+    put(store, &wide, NULL, NULL, "slim");
+    in = begin(store, &disk, &root);
+    ANNOUNCED(store, catalogue_image_remove(store, "base", "1", &err));
+    ANNOUNCED(store, catalogue_image_remove(store, "wide", "1", &err));
+    ANNOUNCED(store, store_gc(store, NULL, &result, &err));
+    end(store, in, &disk, &root, "again");
+    ANNOUNCED(store, store_gc(store, NULL, &result, &err));
+    ANNOUNCED(store, catalogue_image_remove(store, "again", "1", &err));
+    ANNOUNCED(store, store_gc(store, NULL, &result, &err));
+    put(store, &disk, NULL, NULL, "late");
+    store_close(store);
+}
+
 /* What a commit of an image changes, for a writer who is not alone. */
 static void tell(uint64_t call, const struct digest *id, const char *image)
 {
@@ -205,9 +233,8 @@ static void processes_at_once(const char *dir)
 }
 
 const struct workload workloads[] = {
-    {"first", first_checkpoint},
-    {"machine", life_of_a_machine},
-    {"overlap", writers_that_overlap},
+    {"first", first_checkpoint},       {"machine", life_of_a_machine},
+    {"overlap", writers_that_overlap}, {"garbage", garbage_goes},
     {"processes", processes_at_once},
 };
 const size_t workload_count = ARRAY_LEN(workloads);
