@@ -724,6 +724,191 @@ static void one_collects_at_a_time(void **state)
     collect(f->store);
 }
 
+/* ---- all at once ---- */
+
+enum { STORM_PAGES = 200, STORM_ROUNDS = 25 };
+
+/* The pages of image N: some of its own, most that several images have. Whoever reads
+ * it knows by its name what it must hold. */
+static void storm_pages(uint8_t *data, uint64_t number)
+{
+    uint64_t state = number * 31 + 7;
+
+    for (size_t i = 0; i < STORM_PAGES; i++) {
+        uint64_t pick = random_next(&state);
+
+        fill_page(data + i * PAGE, pick % 4 == 0 ? number * 1000 + i : i % 16 * 100 + pick / 4 % 8);
+    }
+}
+
+static void require(int r, const char *what, const struct error *err)
+{
+    if (r == 0)
+        return;
+    print_error("%s: %d %s\n", what, r, err->message);
+    _exit(1);
+}
+
+/* Writes images and removes old ones; always keeps the last three. */
+static void storm_writer(struct store *store, uint64_t number)
+{
+    _cleanup_free_ uint8_t *data = malloc(STORM_PAGES * PAGE);
+
+    for (uint64_t i = 0; i < STORM_ROUNDS; i++) {
+        _cleanup_free_ char *tag = io_format("%llu", (unsigned long long)(number * 1000 + i));
+        _cleanup_free_ char *old = io_format("%llu", (unsigned long long)(number * 1000 + i - 3));
+        struct error err = ERROR_INIT;
+        struct ingest *in;
+        struct digest root, id;
+
+        storm_pages(data, number * 1000 + i);
+        require(ingest_begin(store, &in, &err), "begin", &err);
+        require(ingest_memory(in, data, STORM_PAGES * PAGE, &root, &err), "write", &err);
+        require(commit_root(in, &root, STORM_PAGES, tag, &id, &err), "commit", &err);
+        if (i >= 3)
+            require(catalogue_image_remove(store, "i", old, &err), "untag", &err);
+    }
+}
+
+/* Each image it can pin must be what its name says. */
+static void storm_reader(struct store *store, uint64_t number)
+{
+    _cleanup_free_ uint8_t *data = malloc(STORM_PAGES * PAGE);
+    uint64_t read = 0;
+
+    for (uint64_t i = 0; i < STORM_ROUNDS * 2; i++) {
+        struct error err = ERROR_INIT;
+        struct catalogue_image *list;
+        size_t count;
+
+        require(catalogue_image_list(store, &list, &count, &err), "list", &err);
+        for (size_t k = i % 3; k < count; k += 3) {
+            _cleanup_free_ uint8_t *buf = NULL;
+            struct store_pin *pin;
+            uint64_t size;
+
+            if (store_pin(store, &list[k].id, &pin, &err) == 0) {
+                require(read_disk(store, &list[k].id, &buf, &size, &err), "read", &err);
+                storm_pages(data, strtoull(list[k].tag, NULL, 10));
+                require(memcmp(buf, data, size) != 0, "compare", &err);
+                read++;
+                store_unpin(pin);
+            }
+        }
+        catalogue_images_free(list, count);
+    }
+    (void)number;
+    require(read == 0, "nothing was read", &ERROR_INIT);
+}
+
+static void storm_collector(struct store *store, uint64_t number)
+{
+    for (uint64_t i = 0; i < STORM_ROUNDS; i++) {
+        struct error err = ERROR_INIT;
+        struct gc_result result;
+        int r = store_gc(store, NULL, &result, &err);
+
+        if (r != -EBUSY)
+            require(r, "collect", &err);
+    }
+    (void)number;
+}
+
+static pid_t storm_process(const struct fixture *f, void (*body)(struct store *, uint64_t),
+                           uint64_t number)
+{
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct error err = ERROR_INIT;
+        struct store *store = NULL;
+
+        require(store_open(f->store_dir, false, &store, &err), "open", &err);
+        body(store, number);
+        store_close(store);
+        _exit(0);
+    }
+    return pid;
+}
+
+static void processes_write_read_remove_and_collect_at_once(void **state)
+{
+    struct fixture *f = *state;
+    static void (*const bodies[])(struct store *, uint64_t) = {
+        storm_writer, storm_writer, storm_reader, storm_collector, storm_collector, storm_reader,
+    };
+    enum { COUNT = sizeof(bodies) / sizeof(bodies[0]) };
+    _cleanup_free_ uint8_t *data = malloc(STORM_PAGES * PAGE);
+    struct error err = ERROR_INIT;
+    struct catalogue_image *list;
+    pid_t pids[COUNT];
+    size_t count;
+
+    storm_pages(data, 7);
+    put_image(f->store, data, STORM_PAGES, "7"); /* for readers that are early */
+    for (uint64_t i = 0; i < COUNT; i++)
+        pids[i] = storm_process(f, bodies[i], i + 1);
+    for (unsigned i = 0; i < COUNT; i++) {
+        int status;
+
+        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+        assert_int_equal(status, 0);
+    }
+    collect(f->store);
+    must(catalogue_image_list(f->store, &list, &count, &err), &err);
+    assert_int_equal(count, 1 + 2 * 3);
+    for (size_t i = 0; i < count; i++) {
+        storm_pages(data, strtoull(list[i].tag, NULL, 10));
+        assert_disk(f->store, &list[i].id, data, STORM_PAGES * PAGE);
+    }
+    catalogue_images_free(list, count);
+    assert_store_is_sound(f->store);
+    assert_dir_is_sound(f->store_dir);
+    /* Nobody is left who could need more than that. */
+    assert_int_equal(collect(f->store).packs_waiting, 0);
+    assert_int_equal(count_files(f, ".tmp"), 0);
+}
+
+struct storm_thread {
+    pthread_t thread;
+    struct store *store;
+    void (*body)(struct store *, uint64_t);
+    uint64_t number;
+};
+
+static void *run_thread(void *context)
+{
+    struct storm_thread *t = context;
+
+    t->body(t->store, t->number);
+    return NULL;
+}
+
+static void threads_of_one_process_do_so_as_well(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = malloc(STORM_PAGES * PAGE);
+    struct storm_thread threads[] = {
+        {.body = storm_writer}, {.body = storm_writer},    {.body = storm_reader},
+        {.body = storm_reader}, {.body = storm_collector},
+    };
+    enum { COUNT = sizeof(threads) / sizeof(threads[0]) };
+
+    storm_pages(data, 7);
+    put_image(f->store, data, STORM_PAGES, "7");
+    for (unsigned i = 0; i < COUNT; i++) {
+        threads[i].store = f->store;
+        threads[i].number = i + 1;
+        assert_int_equal(pthread_create(&threads[i].thread, NULL, run_thread, &threads[i]), 0);
+    }
+    for (unsigned i = 0; i < COUNT; i++)
+        pthread_join(threads[i].thread, NULL);
+    collect(f->store);
+    assert_store_is_sound(f->store);
+    assert_dir_is_sound(f->store_dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -752,6 +937,8 @@ int main(void)
         TEST(leases_end_with_their_process),
         TEST(cancelled_anywhere_it_loses_nothing),
         TEST(one_collects_at_a_time),
+        TEST(processes_write_read_remove_and_collect_at_once),
+        TEST(threads_of_one_process_do_so_as_well),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
