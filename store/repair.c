@@ -93,6 +93,39 @@ static int propose_from(struct search *s, struct store *store, enum pack_kind ki
     return 0;
 }
 
+/* A page from elsewhere may be any of the group's. */
+static void take_page(const uint8_t *page, void *context)
+{
+    struct search *s = context;
+    const struct pack_index *index = pack_mend_index(s->mend);
+    uint32_t first = index->groups[s->group].first_object;
+    struct page_ref ref = page_ref_of(page);
+
+    for (uint32_t i = 0; i < s->object_count; i++)
+        if (page_ref_same_key(page_ref_load(index->objects[first + i].bytes), ref))
+            propose(&s->objects[i], page, STASIS_PAGE_SIZE);
+}
+
+/* Asks for what nothing was found for yet. */
+static void ask_page_sources(struct search *s)
+{
+    const struct pack_index *index = pack_mend_index(s->mend);
+    const struct verify_options *options = s->v->options;
+    struct page_ref keys[PACK_GROUP_OBJECTS_MAX];
+    uint32_t first = index->groups[s->group].first_object;
+
+    for (size_t n = 0; index->kind == PACK_PAGES && n < options->page_source_count; n++) {
+        const struct page_source *source = &options->page_sources[n];
+        unsigned count = 0;
+
+        for (uint32_t i = 0; i < s->object_count; i++)
+            if (s->objects[i].count == 0)
+                keys[count++] = page_ref_load(index->objects[first + i].bytes);
+        if (count != 0)
+            source->find(keys, count, take_page, s, source->context);
+    }
+}
+
 static int find_proposals(struct search *s)
 {
     const struct pack_index *index = pack_mend_index(s->mend);
@@ -106,10 +139,13 @@ static int find_proposals(struct search *s)
         r = propose_from(s, s->v->store, index->kind, id, &s->objects[i]);
         for (size_t n = 0; r == 0 && n < options->source_count; n++)
             r = propose_from(s, options->sources[n], index->kind, id, &s->objects[i]);
-        /* Without one of them there is no group. */
-        if (r == 0 && s->objects[i].count == 0)
-            return -ENOENT;
     }
+    if (r == 0)
+        ask_page_sources(s);
+    /* Without one of them there is no group. */
+    for (uint32_t i = 0; r == 0 && i < g->object_count; i++)
+        if (s->objects[i].count == 0)
+            return -ENOENT;
     return r;
 }
 

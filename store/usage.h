@@ -44,6 +44,16 @@ struct verify_finding {
     size_t checkpoint_count;
 };
 
+/* A place that may have pages but is no store: a running machine. */
+struct page_source {
+    /* Calls found with the bytes of pages it has by these keys (whatever their variants).
+     * A failure is no more than not finding them. */
+    void (*find)(const struct page_ref *keys, unsigned count,
+                 void (*found)(const uint8_t *page, void *found_context), void *found_context,
+                 void *context);
+    void *context;
+};
+
 struct verify_options {
     void (*finding)(const struct verify_finding *finding, void *context); /* may be NULL */
     /* done and total in bytes of packs; non-zero return cancels; may be NULL */
@@ -55,6 +65,8 @@ struct verify_options {
     bool repair;                  /* mend what can be mended */
     struct store *const *sources; /* other stores to mend from */
     size_t source_count;
+    const struct page_source *page_sources;
+    size_t page_source_count;
 };
 
 struct verify_result {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/cleanup.h"
+#include "base/digest.h"
 #include "base/io.h"
+#include "cli/machines.h"
 #include "cli/progress.h"
 #include "cli/text.h"
 #include "cli/verbs/verbs.h"
@@ -9,9 +11,10 @@
 #include <errno.h>
 
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-/* More stores than one to mend from are rare. */
+/* More than one to mend from is rare. */
 enum { SOURCES_MAX = 8 };
 
 struct context {
@@ -19,9 +22,17 @@ struct context {
     json_t *findings;
 };
 
+struct machine_source {
+    struct cli *cli;
+    const char *name;
+};
+
 struct sources {
-    struct store *list[SOURCES_MAX];
-    size_t count;
+    struct store *stores[SOURCES_MAX];
+    size_t store_count;
+    struct machine_source machines[SOURCES_MAX];
+    struct page_source pages[SOURCES_MAX];
+    size_t machine_count;
 };
 
 static const char *state_text(enum verify_state state)
@@ -116,8 +127,10 @@ static int conclude(const struct verify_result *v, bool repair, struct error *er
         error_hint(err, "the findings say why %llu of them could not be written",
                    (unsigned long long)v->mendable);
     else
-        error_hint(err, "checkpoints that are not named are whole; for the others: 'stasis repair "
-                        "--from' another store, or fetch (pull, receive) or remove them");
+        error_hint(
+            err,
+            "checkpoints that are not named are whole; for the others: 'stasis repair "
+            "--from' another store or a running machine, or fetch (pull, receive) or remove them");
     return -EBADMSG;
 }
 
@@ -151,24 +164,98 @@ static int run_verify(struct cli *cli, const struct arguments *args, struct erro
     return r < 0 ? r : verify(cli, &options, err);
 }
 
-/* A home, or the store in it. */
-static int open_source(const char *dir, struct sources *sources, struct error *err)
-{
-    _cleanup_free_ char *inside = io_format("%s/store", dir);
+/* ---- running machines as sources ---- */
 
-    if (sources->count == SOURCES_MAX)
-        return error_set(err, STATUS_USAGE, EINVAL, "more than %d stores to mend from",
+/* As many keys as one request takes. */
+enum { KEYS_MAX = 64 };
+
+static json_t *keys_json(const struct page_ref *keys, unsigned count)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t bytes[PAGE_REF_SIZE];
+        char hex[2 * PAGE_REF_SIZE + 1];
+
+        page_ref_store(keys[i], bytes);
+        json_array_append_new(list, json_string(hex_encode(bytes, sizeof(bytes), hex)));
+    }
+    return list;
+}
+
+static void take_pages(const json_t *list, void (*found)(const uint8_t *page, void *found_context),
+                       void *found_context)
+{
+    uint8_t page[STASIS_PAGE_SIZE];
+    const json_t *item;
+    size_t i;
+
+    json_array_foreach(list, i, item)
+    {
+        const char *text = json_string_value(item);
+
+        if (text != NULL && strlen(text) == 2 * sizeof(page) &&
+            hex_decode(text, page, sizeof(page)) == 0)
+            found(page, found_context);
+    }
+}
+
+/* All of its memory, a stretch at a time. */
+static void find_in_machine(const struct page_ref *keys, unsigned count,
+                            void (*found)(const uint8_t *page, void *found_context),
+                            void *found_context, void *context)
+{
+    const struct machine_source *source = context;
+    json_int_t from = 0;
+    bool more = true;
+
+    for (unsigned done = 0; done < count; done += KEYS_MAX, from = 0, more = true) {
+        unsigned n = count - done < KEYS_MAX ? count - done : KEYS_MAX;
+
+        while (more) {
+            _cleanup_json_ json_t *result = NULL;
+            _cleanup_json_ json_t *args =
+                json_pack("{s:o, s:I}", "keys", keys_json(keys + done, n), "from", from);
+
+            if (machines_call(source->cli, source->name, "pages", args, MACHINES_STATUS_TIMEOUT_MS,
+                              &result, NULL) < 0)
+                return;
+            take_pages(json_object_get(result, "pages"), found, found_context);
+            more = json_is_integer(json_object_get(result, "next"));
+            from = json_integer_value(json_object_get(result, "next"));
+        }
+    }
+}
+
+/* A home, or the store in it; else a machine. */
+static int add_source(struct cli *cli, const char *from, struct sources *sources, struct error *err)
+{
+    _cleanup_free_ char *inside = io_format("%s/store", from);
+    struct stat st;
+
+    if (sources->store_count + sources->machine_count == SOURCES_MAX)
+        return error_set(err, STATUS_USAGE, EINVAL, "more than %d sources to mend from",
                          SOURCES_MAX);
-    int r = store_open(access(inside, F_OK) == 0 ? inside : dir, false,
-                       &sources->list[sources->count], err);
-    sources->count += r == 0;
-    return r;
+    if (strchr(from, '/') != NULL || (stat(from, &st) == 0 && S_ISDIR(st.st_mode))) {
+        int r = store_open(access(inside, F_OK) == 0 ? inside : from, false,
+                           &sources->stores[sources->store_count], err);
+        sources->store_count += r == 0;
+        return r;
+    }
+    int r = machines_require_running(cli, from, err);
+    if (r < 0)
+        return r;
+    size_t n = sources->machine_count++;
+
+    sources->machines[n] = (struct machine_source){cli, from};
+    sources->pages[n] = (struct page_source){find_in_machine, &sources->machines[n]};
+    return 0;
 }
 
 static void sources_close(struct sources *sources)
 {
-    while (sources->count > 0)
-        store_close(sources->list[--sources->count]);
+    while (sources->store_count > 0)
+        store_close(sources->stores[--sources->store_count]);
 }
 
 static int run_repair(struct cli *cli, const struct arguments *args, struct error *err)
@@ -178,15 +265,17 @@ static int run_repair(struct cli *cli, const struct arguments *args, struct erro
     int r = cli_store(cli, err);
 
     for (size_t i = 0; r == 0 && i < from->count; i++)
-        r = open_source(from->texts[i], &sources, err);
+        r = add_source(cli, from->texts[i], &sources, err);
     if (r < 0)
         return r;
     const struct verify_options options = {
         .bytes_per_second = arguments_number(args, "rate", 0),
         .again = true,
         .repair = true,
-        .sources = sources.list,
-        .source_count = sources.count,
+        .sources = sources.stores,
+        .source_count = sources.store_count,
+        .page_sources = sources.pages,
+        .page_source_count = sources.machine_count,
     };
     return verify(cli, &options, err);
 }
@@ -226,9 +315,9 @@ static const struct option_spec repair_options[] = {
     {.name = "from",
      .type = OPTION_TEXT,
      .repeats = true,
-     .value = "DIR",
+     .value = "SOURCE",
      .completion = COMPLETE_DIRECTORY,
-     .help = "a home or store that may have what is lost"},
+     .help = "directory of a home or store, or a running machine, that may have what is lost"},
     OPTION_RATE,
     COMMAND_OPTION_JSON,
     {0},
@@ -237,9 +326,10 @@ static const struct option_spec repair_options[] = {
 const struct command command_repair = {
     .name = "repair",
     .summary = "Verify the store and mend what can be mended",
-    .usage = "repair [--from DIR]... [--rate BYTES] [--json]",
+    .usage = "repair [--from SOURCE]... [--rate BYTES] [--json]",
     .details = "Damaged packs become what they were, byte for byte: from their parity, from other "
-               "copies of their pages in this store, or from other stores given with --from. "
+               "copies of their pages in this store, or from the other stores and the memory of "
+               "the running machines given with --from. "
                "Nothing is replaced by anything that has not passed all its checksums. Machines "
                "may run meanwhile. Ends with exit code 13 if anything is left that is wrong.",
     .example = "stasis repair",

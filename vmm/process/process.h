@@ -113,6 +113,9 @@ bool verb_run(struct process *p, struct client *client, const char *verb, json_t
 void verb_save_finished(struct process *p); /* p->job is done */
 void verb_client_gone(struct process *p, const struct client *client);
 
+/* pages.c */
+bool verb_pages(struct process *p, struct client *client, json_t *args);
+
 /* main.c */
 int process_watch(struct process *p, int fd, struct watch *watch, uint32_t events);
 void process_wake(void *p); /* any thread */

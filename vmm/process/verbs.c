@@ -389,7 +389,7 @@ bool verb_run(struct process *p, struct client *client, const char *verb, json_t
     } verbs[] = {
         {"status", verb_status},   {"pause", verb_pause},     {"resume", verb_resume},
         {"save", verb_save},       {"stop", verb_stop},       {"kill", verb_kill},
-        {"console", verb_console}, {"restore", verb_restore},
+        {"console", verb_console}, {"restore", verb_restore}, {"pages", verb_pages},
     };
     struct error err;
 

@@ -122,6 +122,26 @@ static void a_damaged_checkpoint_does_not_start(void **state)
     free(damage.path);
 }
 
+/* What the store has lost, the machine still has. */
+static void a_lost_group_comes_from_a_running_machine(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+    struct damage damage;
+    struct look before = damaged(site, &guest, &damage);
+
+    flip(&damage);
+    stasis_fails(site, STATUS_CORRUPT, "damaged", "repair");
+    stasis_fails(site, STATUS_NOT_FOUND, "none", "repair --from none");
+    stasis_ok(site, "repair --from m");
+    stasis_ok(site, "verify");
+    stasis_ok(site, "clone m@one c");
+    struct look after = look_at(site, "c", 0);
+    assert_same_look(&before, &after);
+    guest_detach(&guest);
+    free(damage.path);
+}
+
 /* By a process that has read none of it before. */
 static void a_failed_restore_in_place_leaves_the_machine_alone(void **state)
 {
@@ -269,6 +289,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         MACHINE_TEST(a_damaged_checkpoint_does_not_start),
+        MACHINE_TEST(a_lost_group_comes_from_a_running_machine),
         MACHINE_TEST(a_failed_restore_in_place_leaves_the_machine_alone),
         MACHINE_TEST(a_failed_restore_of_a_stopped_machine_can_be_repeated),
         MACHINE_TEST(a_failed_restore_of_a_stopped_machine_loses_nothing),
