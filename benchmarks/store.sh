@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The store beside bare loops over the same real pages, in one process:
-# store.ingest.*, store.read.*, store.commit, store.map.*, store.index.*.
+# store.ingest.*, store.read.*, store.commit, store.map.*, store.index.*, store.gc.
 
 here=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=scripts/lib.sh

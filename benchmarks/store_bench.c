@@ -87,7 +87,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc < 3)
-        fail("usage: bench_store MEMORY_FILE WORK_DIR [data|commit|map|index]...");
+        fail("usage: bench_store MEMORY_FILE WORK_DIR [data|commit|map|index|gc]...");
     data = load(argv[1], &pages);
     if (wanted("data", argc - 3, argv + 3))
         bench_data(argv[2], data, pages);
@@ -97,5 +97,7 @@ int main(int argc, char **argv)
         bench_map_overhead(argv[2]);
     if (wanted("index", argc - 3, argv + 3))
         bench_index(argv[2]);
+    if (wanted("gc", argc - 3, argv + 3))
+        bench_gc(argv[2], data, pages);
     return 0;
 }

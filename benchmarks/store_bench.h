@@ -88,5 +88,6 @@ void bench_data(const char *work, const uint8_t *data, uint64_t pages);
 void bench_commit(const char *work, const uint8_t *pages);
 void bench_map_overhead(const char *work);
 void bench_index(const char *work);
+void bench_gc(const char *work, const uint8_t *data, uint64_t pages);
 
 #endif

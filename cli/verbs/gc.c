@@ -5,12 +5,14 @@
 #include "cli/text.h"
 #include "cli/verbs/verbs.h"
 
-#include <errno.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* A save of a running machine takes less. What an import still needs is left for the
  * next time. */
 #define WAIT_MS 10000
+
+#define PRIORITY 10 /* as of nice(1) */
 
 static int step(const char *what, uint64_t done, uint64_t total, void *context)
 {

@@ -825,6 +825,7 @@ static pid_t storm_process(const struct fixture *f, void (*body)(struct store *,
         struct store *store = NULL;
 
         require(store_open(f->store_dir, false, &store, &err), "open", &err);
+        store_limit_threads(store, 1); /* TSan knows no threads behind a fork */
         body(store, number);
         store_close(store);
         _exit(0);
