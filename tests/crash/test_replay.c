@@ -18,7 +18,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-static struct replay options = {.seed = 1, .pairs = 12, .random = 12, .stop = true};
+static struct replay options = {.seed = 1, .pairs = 8, .random = 5, .stop = true};
 static const char *only;
 
 struct recorded {
@@ -132,7 +132,7 @@ static void read_options(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[16] = {
+    struct CMUnitTest tests[24] = {
         cmocka_unit_test(packs_that_are_not_synced_are_noticed),
         cmocka_unit_test(a_directory_that_is_not_synced_is_noticed),
         cmocka_unit_test(a_catalogue_that_is_not_synced_is_noticed),

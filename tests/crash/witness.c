@@ -480,6 +480,8 @@ static const char *check_listing(const struct model *m, struct store *store,
     return check_contents(m, store, text, e->other);
 }
 
+static unsigned checked;
+
 static const char *check_store(const struct model *m, struct store *store, const char *dir,
                                const struct expected *e)
 {
@@ -489,7 +491,8 @@ static const char *check_store(const struct model *m, struct store *store, const
         wrong = check_leftovers(store, dir);
     if (wrong == NULL)
         wrong = check_sound(store);
-    if (wrong == NULL)
+    /* Slow, and hardly about this disk: of some. */
+    if (wrong == NULL && checked++ % 4 == 0)
         wrong = check_goes_on(store);
     return wrong;
 }
