@@ -190,7 +190,7 @@ const char *model_describe(const struct model *m, size_t step, char *out, size_t
         snprintf(out, size, "write %s %llu+%u", r->path, offset, r->length);
     else if (r->kind == SHIM_TRUNCATE)
         snprintf(out, size, "truncate %s %llu", r->path, offset);
-    else if (r->kind == SHIM_MARK)
+    else if (r->kind == SHIM_MARK && offset < UINT64_MAX - 1)
         snprintf(out, size, "-- call %llu %s", offset >> 1, offset & 1 ? "returned" : "began");
     else
         snprintf(out, size, "%s %s%s%s", names[r->kind], r->path[0] != '\0' ? r->path : ".",

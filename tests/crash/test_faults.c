@@ -132,6 +132,7 @@ struct call {
     /* A pack whose footer could not be read is damaged to this process until the store
      * is opened again; then this call does nothing. */
     bool reopen;
+    bool damaged;
     int again; /* what it says if it is made twice; 0: it may be */
     int (*run)(struct store *store, struct error *err);
 };
@@ -215,6 +216,14 @@ static int call_gc(struct store *store, struct error *err)
     return store_gc(store, NULL, &result, err);
 }
 
+static int call_repair(struct store *store, struct error *err)
+{
+    struct verify_options options = {.repair = true};
+    struct verify_result result;
+
+    return store_verify(store, &options, &result, err);
+}
+
 static const struct call calls[] = {
     {"open", .opens = true, .run = call_open},
     {"make", .opens = true, .makes = true, .run = call_make},
@@ -228,6 +237,7 @@ static const struct call calls[] = {
     {"read", .run = call_read},
     {"verify", .run = call_verify},
     {"gc", .reopen = true, .run = call_gc},
+    {"repair", .damaged = true, .run = call_repair},
 };
 
 /* ---- faults ---- */
@@ -328,6 +338,8 @@ static void start(const struct trial *t)
         fail_trial(t, "%s", strerror(errno));
     if (!t->call->makes)
         image_write(&template.image, template.disk);
+    if (t->call->damaged)
+        damage_packs(template.dir);
 }
 
 static void run_with_fault(struct trial *t, struct store *store)

@@ -6,10 +6,16 @@
 #include "base/buffer.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "imgfmt/pack.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
+
+/* What a mark's value says that is no call's. */
+#define MARK_CONTENT UINT64_MAX
+#define MARK_DAMAGE (UINT64_MAX - 1)
 
 enum { LINE_MAX_BYTES = 256, LINES_MAX = 512, FLIGHT_MAX = 6, DISK_PAGES_MAX = 4096 };
 
@@ -252,12 +258,34 @@ void call_content(const struct digest *id, const struct disk *disk)
         buffer_append(&text, number, (size_t)n);
     }
     buffer_append(&text, "", 1);
-    shim_mark(UINT64_MAX, (const char *)text.data);
+    shim_mark(MARK_CONTENT, (const char *)text.data);
+}
+
+void damage_packs(const char *store_dir)
+{
+    _cleanup_free_ char *path = io_format("%s/packs", store_dir);
+    _cleanup_closedir_ DIR *dir = opendir(path);
+    const struct dirent *entry;
+    uint8_t byte;
+
+    assert_non_null(dir);
+    shim_mark(MARK_DAMAGE, "");
+    while ((entry = readdir(dir)) != NULL) {
+        if (strstr(entry->d_name, ".pack") == NULL)
+            continue;
+        _cleanup_close_ int fd = openat(dirfd(dir), entry->d_name, O_RDWR | O_CLOEXEC);
+
+        assert_int_equal(pread(fd, &byte, 1, PACK_HEADER_SIZE + 9), 1);
+        byte ^= 4;
+        assert_int_equal(pwrite(fd, &byte, 1, PACK_HEADER_SIZE + 9), 1);
+        assert_int_equal(fsync(fd), 0);
+    }
 }
 
 /* ---- what must be there ---- */
 
 struct expected {
+    bool damaged;                     /* on purpose */
     const struct disk *other;         /* in checkpoints that the log does not know */
     struct lines base;                /* of the calls that had returned */
     struct lines flights[FLIGHT_MAX]; /* changes of those under way */
@@ -297,7 +325,9 @@ static void expect_at(struct expected *e, const struct model *m, size_t at)
         struct lines changes = {0};
         size_t end;
 
-        if (r->kind != SHIM_MARK || r->offset == UINT64_MAX)
+        if (r->kind == SHIM_MARK && r->offset == MARK_DAMAGE)
+            e->damaged = true;
+        if (r->kind != SHIM_MARK || r->offset >= MARK_DAMAGE)
             continue;
         if ((r->offset & 1) != 0) {
             lines_parse(&changes, (const char *)r->data);
@@ -356,7 +386,7 @@ static unsigned find_content(const struct model *m, const char *hex, uint32_t *s
         unsigned pages = 0;
         char *end;
 
-        if (r->kind != SHIM_MARK || r->offset != UINT64_MAX || strncmp(text, hex, 64) != 0)
+        if (r->kind != SHIM_MARK || r->offset != MARK_CONTENT || strncmp(text, hex, 64) != 0)
             continue;
         for (text += 64; *text == ' ' && pages < DISK_PAGES_MAX; text = end)
             seeds[pages++] = (uint32_t)strtoul(text, &end, 10);
@@ -480,6 +510,17 @@ static const char *check_listing(const struct model *m, struct store *store,
     return check_contents(m, store, text, e->other);
 }
 
+static const char *repair(struct store *store)
+{
+    struct verify_options options = {.repair = true};
+    struct error err = ERROR_INIT;
+    struct verify_result result;
+
+    if (store_verify(store, &options, &result, &err) < 0)
+        return complain("repair: %s", err.message);
+    return NULL;
+}
+
 static unsigned checked;
 
 static const char *check_store(const struct model *m, struct store *store, const char *dir,
@@ -487,6 +528,8 @@ static const char *check_store(const struct model *m, struct store *store, const
 {
     const char *wrong = check_listing(m, store, e);
 
+    if (wrong == NULL && e->damaged)
+        wrong = repair(store);
     if (wrong == NULL)
         wrong = check_leftovers(store, dir);
     if (wrong == NULL)

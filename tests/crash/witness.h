@@ -42,6 +42,9 @@ void call_end(uint64_t call, struct store *store);
 void call_end_with(uint64_t call, const char *lines);
 /* The content of a checkpoint, for comparison. */
 void call_content(const struct digest *id, const struct disk *disk);
+/* Flips a bit in a group of every pack of the store, durably. From here on a crash is
+ * followed by a repair before the store is looked at. */
+void damage_packs(const char *store_dir);
 /* Forgets what call_end() knows of the catalogue: before each workload. */
 void calls_reset(void);
 

@@ -179,6 +179,30 @@ static void garbage_goes(const char *dir)
     store_close(store);
 }
 
+static int repair(struct store *store, struct error *err)
+{
+    struct verify_options options = {.repair = true};
+    struct verify_result result;
+    int r = store_verify(store, &options, &result, err);
+
+    assert_true(r < 0 || result.mended > 1);
+    return r;
+}
+
+static void repaired(const char *dir)
+{
+    struct store *store = open_store(dir, true);
+    uint32_t seeds[PAGES];
+    struct disk disk = make_disk(seeds, 1);
+
+    put(store, &disk, NULL, NULL, "a");
+    store_close(store);
+    damage_packs(dir);
+    store = open_store(dir, false);
+    ANNOUNCED(store, repair(store, &err));
+    store_close(store);
+}
+
 /* What a commit of an image changes, for a writer who is not alone. */
 static void tell(uint64_t call, const struct digest *id, const char *image)
 {
@@ -210,9 +234,25 @@ static void write_some(const char *dir, uint32_t number)
     store_close(store);
 }
 
+/* There is none, but it has to find that out beside writers. */
+static void collect_some(const char *dir)
+{
+    struct store *store = open_store(dir, false);
+
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t call = call_begin();
+        struct error err = ERROR_INIT;
+        struct gc_result result;
+
+        must(store_gc(store, NULL, &result, &err), &err);
+        call_end_with(call, "");
+    }
+    store_close(store);
+}
+
 static void processes_at_once(const char *dir)
 {
-    enum { PROCESSES = 2 };
+    enum { PROCESSES = 3 };
     pid_t pids[PROCESSES];
 
     store_close(open_store(dir, true));
@@ -220,7 +260,10 @@ static void processes_at_once(const char *dir)
         pids[i] = fork();
         assert_true(pids[i] >= 0);
         if (pids[i] == 0) {
-            write_some(dir, i + 1);
+            if (i == 0)
+                collect_some(dir);
+            else
+                write_some(dir, i);
             _exit(0);
         }
     }
@@ -233,9 +276,8 @@ static void processes_at_once(const char *dir)
 }
 
 const struct workload workloads[] = {
-    {"first", first_checkpoint},       {"machine", life_of_a_machine},
-    {"overlap", writers_that_overlap}, {"garbage", garbage_goes},
-    {"processes", processes_at_once},
+    {"first", first_checkpoint}, {"machine", life_of_a_machine}, {"overlap", writers_that_overlap},
+    {"garbage", garbage_goes},   {"repair", repaired},           {"processes", processes_at_once},
 };
 const size_t workload_count = ARRAY_LEN(workloads);
 
