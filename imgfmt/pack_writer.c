@@ -21,7 +21,9 @@ struct pack_writer {
     struct pack_index index;
     uint32_t group_capacity;
     uint32_t object_capacity;
-    uint8_t *parity;              /* PACK_PARITY_MAX bytes, folded at that length; or NULL */
+    bool protect;
+    uint8_t *parity; /* so far, folded at PACK_PARITY_MAX */
+    size_t parity_room;
     struct pack_encoder *encoder; /* for pack_writer_group(); from its first group on */
 };
 
@@ -151,14 +153,32 @@ int pack_writer_set_id(struct pack_writer *w, const uint8_t id[PACK_ID_SIZE], st
 
 int pack_writer_protect(struct pack_writer *w, struct error *err)
 {
-    if (w->parity == NULL)
-        w->parity = calloc(1, PACK_PARITY_MAX);
-    return w->parity != NULL ? 0 : error_errno(err, ENOMEM, "cannot start a pack");
+    if (w->index.group_count != 0)
+        return error_set(err, STATUS_FAILED, EINVAL, "the pack has groups without parity");
+    w->protect = true;
+    return 0;
+}
+
+/* Room for the parity of a pack so long: most packs are small, and commits many. */
+static int reserve_parity(struct pack_writer *w, uint64_t stream_bytes)
+{
+    size_t want = (size_t)min_u64(stream_bytes, PACK_PARITY_MAX);
+
+    if (!w->protect || want <= w->parity_room)
+        return 0;
+    size_t room = (size_t)min_u64(max_u64(2 * w->parity_room, want), PACK_PARITY_MAX);
+    uint8_t *grown = realloc(w->parity, room);
+    if (grown == NULL)
+        return -ENOMEM;
+    memset(grown + w->parity_room, 0, room - w->parity_room);
+    w->parity = grown;
+    w->parity_room = room;
+    return 0;
 }
 
 static uint32_t parity_length(const struct pack_writer *w, uint64_t end, uint64_t footer_length)
 {
-    return w->parity == NULL ? 0 : pack_parity_length(end + footer_length);
+    return w->protect ? pack_parity_length(end + footer_length) : 0;
 }
 
 /* Of the file whose groups end there. */
@@ -236,7 +256,7 @@ int pack_writer_append(struct pack_writer *w, const struct pack_encoded *group,
 
     if (w->finished || !kind_allows(w->index.kind, g.raw_bytes, ids, count))
         return refuse_group(g.raw_bytes, count, err);
-    if (make_room(w, count) < 0)
+    if (make_room(w, count) < 0 || reserve_parity(w, w->end + g.stored_bytes) < 0)
         return error_errno(err, ENOMEM, "cannot extend a pack");
     if (finished_size(w, w->end + g.stored_bytes,
                       pack_footer_size(w->index.group_count + 1, w->index.object_count + count)) >
@@ -245,7 +265,7 @@ int pack_writer_append(struct pack_writer *w, const struct pack_encoded *group,
     int r = io_pwrite_full(w->fd, group->stored, g.stored_bytes, g.offset);
     if (r < 0)
         return error_errno(err, -r, "cannot write a pack");
-    if (w->parity != NULL)
+    if (w->protect)
         pack_parity_fold(w->parity, PACK_PARITY_MAX, w->end, group->stored, g.stored_bytes);
 
     memcpy(w->index.objects + g.first_object, ids, count * sizeof(*ids));
@@ -326,10 +346,13 @@ static void encode_parity(const struct pack_writer *w, const struct buffer *foot
 }
 
 /* What stands behind the groups: [trailer | parity] | footer | trailer. */
-static int encode_tail(const struct pack_writer *w, struct buffer *out)
+static int encode_tail(struct pack_writer *w, struct buffer *out)
 {
     _cleanup_(buffer_clear) struct buffer footer = {0};
     int r = append_footer(&w->index, &footer);
+
+    if (r == 0)
+        r = reserve_parity(w, w->end + footer.length);
     uint32_t parity_bytes = parity_length(w, w->end, footer.length);
     uint64_t between = parity_bytes == 0 ? 0 : (uint64_t)parity_bytes + PACK_TRAILER_SIZE;
 

@@ -13,6 +13,7 @@
 #include "samples.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 DEFINE_CLEANUP(struct pack_mend, pack_mend_free)
 DEFINE_CLEANUP(struct pack_index, pack_index_free)
@@ -325,6 +326,37 @@ static void a_large_pack_costs_three_to_six_percent(void **state)
     }
 }
 
+/* The parity is made once, whatever happens to its bytes. */
+static void a_finish_that_failed_can_be_repeated(void **state)
+{
+    _cleanup_(buffer_clear) struct buffer good = {0}, pack = {0};
+    _cleanup_(pack_writer_freep) struct pack_writer *w = NULL;
+    int fd = sample_file("", 0);
+    uint8_t page[STASIS_PAGE_SIZE];
+    struct pack_object_id id;
+    uint32_t group;
+
+    (void)state;
+    assert_int_equal(pack_writer_open(fd, PACK_PAGES, 1, &w, NULL), 0);
+    assert_int_equal(pack_writer_protect(w, NULL), 0);
+    for (uint32_t i = 0; i < 9; i++) {
+        sample_page(i, page);
+        page_ref_store(sample_ref(i + 1), id.bytes);
+        assert_int_equal(pack_writer_group(w, page, sizeof(page), &id, 1, &group, NULL), 0);
+    }
+    assert_int_equal(pack_writer_protect(w, NULL), -EINVAL);
+    _cleanup_close_ int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    _cleanup_close_ int keep = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    assert_true(dup3(full, fd, O_CLOEXEC) == fd);
+    assert_int_equal(pack_writer_finish(w, NULL), -ENOSPC);
+    assert_true(dup3(keep, fd, O_CLOEXEC) == fd);
+    assert_int_equal(pack_writer_finish(w, NULL), 0);
+    load(fd, &good);
+    buffer_append(&pack, good.data, good.length);
+    pack.data[5000] ^= 1;
+    expect_mended(&pack, &good, "a flipped bit", 5000);
+}
+
 static void parity_has_its_length(void **state)
 {
     (void)state;
@@ -357,6 +389,7 @@ int main(void)
         cmocka_unit_test(random_damage_never_gives_wrong_bytes),
         cmocka_unit_test(a_reader_is_rescued),
         cmocka_unit_test(a_large_pack_costs_three_to_six_percent),
+        cmocka_unit_test(a_finish_that_failed_can_be_repeated),
         cmocka_unit_test(parity_has_its_length),
     };
 
