@@ -98,7 +98,7 @@ static int clear_names(struct collector *c)
     if (r == 0)
         r = db_run(db, c->err, "DELETE FROM checkpoint WHERE" DB_ORPHAN, "");
     if (r == 0)
-        c->result->checkpoints = (uint64_t)db_changes(db);
+        c->result->checkpoints += (uint64_t)db_changes(db);
     if (r == 0)
         r = catalogue_remove_blobs(db, c->err);
     return finish(db, r, c->err);
@@ -415,6 +415,7 @@ static int compact(struct collector *c)
 
 /* ---- the whole ---- */
 
+/* May be begun again after a failure: what was freed stays counted. */
 static int collect(struct collector *c)
 {
     bool dry = c->options->dry_run;
@@ -430,6 +431,7 @@ static int collect(struct collector *c)
         r = marks_roots(&c->marks, !dry);
     if (r < 0)
         return r;
+    c->result->packs_dead = c->result->packs_sparse = c->result->freeable_bytes = 0;
     estimate(c);
     if (dry)
         return 0;
@@ -461,6 +463,12 @@ int store_gc(struct store *store, const struct gc_options *options, struct gc_re
         return r;
     r = collect(&c);
     marks_clear(&c.marks);
+    if (r == -ENOSPC && store_release_reserve(store)) {
+        r = collect(&c);
+        marks_clear(&c.marks);
+    }
+    if (r == 0)
+        store_make_reserve(store);
     lease_unlock_collector(store);
     return r;
 }

@@ -66,6 +66,11 @@ int store_create_pack(struct store *store, char name[PACK_NAME_SIZE], struct err
 int store_seal_pack(struct store *store, int fd, const uint8_t id[PACK_ID_SIZE],
                     char name_io[PACK_NAME_SIZE], struct error *err);
 
+/* Sets some room aside, if there is any and none has been. */
+void store_make_reserve(struct store *store);
+/* Gives it back to whoever meets a full disk; false if there is none. */
+bool store_release_reserve(struct store *store);
+
 /* Finds objects in the committed packs from..to-1 into a growing array; returns
  * how many or -ENOMEM. */
 struct locations {

@@ -150,10 +150,20 @@ static int open_dirs(struct store *store, bool create, struct error *err)
     return 0;
 }
 
+static int open_db(struct store *store, bool may_be_new, struct error *err)
+{
+    _cleanup_free_ char *path = io_format("%s/catalogue.db", store->dir);
+    int r = db_open(&store->db, path, may_be_new, err);
+
+    if (r != -ENOSPC || !store_release_reserve(store))
+        return r;
+    db_close(&store->db);
+    return db_open(&store->db, path, may_be_new, err);
+}
+
 /* One process at a time: two that both find no catalogue must not both make it. */
 static int open_catalogue(struct store *store, struct error *err)
 {
-    _cleanup_free_ char *path = io_format("%s/catalogue.db", store->dir);
     bool has_packs = false;
     int r;
 
@@ -162,7 +172,7 @@ static int open_catalogue(struct store *store, struct error *err)
             return error_errno(err, errno, "locking the store %s", store->dir);
     r = check_not_lost(store, &has_packs, err);
     if (r == 0)
-        r = db_open(&store->db, path, !has_packs, err);
+        r = open_db(store, !has_packs, err);
     if (r == -ENODATA)
         r = catalogue_is_lost(store, err);
     if (r == 0)
@@ -199,6 +209,7 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
         r = store_refresh(store, err);
     if (r < 0)
         return r;
+    store_make_reserve(store);
     *out = steal_pointer(store);
     return 0;
 }

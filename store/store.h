@@ -8,6 +8,7 @@
  *   DIR/packs/ID.pack     sealed packs, immutable
  *   DIR/packs/ID.tmp      a pack some process is writing (flocked by it)
  *   DIR/leases            empty; whoever uses the store locks a byte of it
+ *   DIR/reserve           room for the catalogue on a full disk
  *
  * Crash order: pack data, fdatasync, rename, fsync of the directory, then the
  * SQLite commit. A pack the catalogue does not list is not part of the store.

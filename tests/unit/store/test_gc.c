@@ -9,9 +9,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define PAGE STASIS_PAGE_SIZE
@@ -724,6 +727,43 @@ static void one_collects_at_a_time(void **state)
     collect(f->store);
 }
 
+static void a_full_disk_can_be_collected(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = make_pages(600, 1);
+    _cleanup_free_ char *dir = io_format("%s/small", f->dir);
+    _cleanup_free_ char *store_dir = io_format("%s/store", dir);
+    _cleanup_free_ char *filler = io_format("%s/filler", dir);
+    struct error err = ERROR_INIT;
+    struct store *store;
+    struct digest id;
+    char block[4096] = {1};
+
+    assert_int_equal(mkdir(dir, 0700), 0);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("none", dir, "tmpfs", 0, "size=16m") < 0) {
+        print_message("skipped: mounting a tmpfs is not permitted: %s\n", strerror(errno));
+        skip();
+    }
+    must(store_open(store_dir, true, &store, &err), &err);
+    id = put_image(store, data, 50, "a");
+    put_image(store, data + 50 * PAGE, 550, "b");
+    drop_image(store, "b");
+    store_close(store);
+    int fd = open(filler, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    while (write(fd, block, sizeof(block)) > 0)
+        ;
+    assert_int_equal(errno, ENOSPC);
+    close(fd);
+    must(store_open(store_dir, false, &store, &err), &err);
+    assert_true(collect(store).packs_removed > 0);
+    assert_disk(store, &id, data, 50 * PAGE);
+    assert_store_is_sound(store);
+    store_close(store);
+    umount2(dir, MNT_DETACH);
+}
+
 /* ---- all at once ---- */
 
 enum { STORM_PAGES = 200, STORM_ROUNDS = 25 };
@@ -938,6 +978,7 @@ int main(void)
         TEST(leases_end_with_their_process),
         TEST(cancelled_anywhere_it_loses_nothing),
         TEST(one_collects_at_a_time),
+        TEST(a_full_disk_can_be_collected),
         TEST(processes_write_read_remove_and_collect_at_once),
         TEST(threads_of_one_process_do_so_as_well),
     };
