@@ -73,27 +73,33 @@ static int check_reachable(struct ingest *in, const struct manifest *m, struct e
 
 /* ---- sealing ---- */
 
-static int seal_pack(struct ingest *in, struct own_pack *pack, struct error *err)
+static int seal_pack(unsigned index, unsigned slot, void *context, struct error *err)
 {
-    int r = store_seal_pack(in->store, pack->fd, own_index(pack)->id, pack->name, err);
+    const struct ingest *in = context;
+    struct own_pack *pack = in->packs[index];
+    int r;
 
+    (void)slot;
+    if (pack->state != OWN_FINISHED)
+        return 0;
+    r = store_seal_pack(in->store, pack->fd, own_index(pack)->id, pack->name, err);
     if (r == 0)
         pack->state = OWN_SEALED;
     return r;
 }
 
+/* All at the same time, for each has to wait for the disk. */
 static int seal(struct ingest *in, struct error *err)
 {
-    bool renamed = false;
-    int r = 0;
+    bool any = false;
+    int r;
 
-    for (uint32_t i = 0; r == 0 && i < in->pack_count; i++) {
-        if (in->packs[i]->state != OWN_FINISHED)
-            continue;
-        r = seal_pack(in, in->packs[i], err);
-        renamed = true;
-    }
-    if (r < 0 || !renamed)
+    for (uint32_t i = 0; i < in->pack_count; i++)
+        any |= in->packs[i]->state == OWN_FINISHED;
+    if (!any)
+        return 0;
+    r = workers_run(in->store->workers, in->pack_count, seal_pack, in, err);
+    if (r < 0)
         return r;
     r = io_sync_dir(in->store->packs_dirfd);
     return r < 0 ? error_errno(err, -r, "writing the store's directory of packs") : 0;

@@ -9,6 +9,7 @@
 #include "store/ingest_private.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 /* What a group takes of a pack at most, with its part of the footer. */
 #define GROUP_ROOM_BYTES ((uint64_t)GROUP_RAW_BYTES * 3 / 2)
@@ -110,13 +111,15 @@ static int write_job(unsigned index, unsigned slot, void *context, struct error 
     return r < 0 ? r : append_ready(round->in, a, g, err);
 }
 
-/* The first groups have been written: all, or all but the last. */
-static void take_off(struct group_queue *q, unsigned count)
+/* The first groups have been written: all, or all but the last. The disk shall begin
+ * with them now, so that less is left to wait for at the end; failing is fine. */
+static void written(struct ingest *in, struct group_queue *q, unsigned count)
 {
     struct open_group *last;
 
     if (count == 0)
         return;
+    sync_file_range(in->packs[q->pack]->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     last = q->groups[q->count - 1];
     for (unsigned i = 0; i < count; i++)
         q->objects -= q->groups[i]->count;
@@ -144,8 +147,8 @@ static int write_groups(struct ingest *in, unsigned pages, unsigned nodes, struc
         in->failed = true;
         return r;
     }
-    take_off(&in->page_queue, pages);
-    take_off(&in->node_queue, nodes);
+    written(in, &in->page_queue, pages);
+    written(in, &in->node_queue, nodes);
     return 0;
 }
 
@@ -156,13 +159,21 @@ static int write_queue(struct ingest *in, const struct group_queue *q, unsigned 
                                  : write_groups(in, 0, count, err);
 }
 
+static int finish_job(unsigned index, unsigned slot, void *context, struct error *err)
+{
+    const struct ingest *in = context;
+    struct own_pack *pack = in->packs[index];
+
+    (void)slot;
+    return pack->state == OWN_WRITING ? ingest_finish_pack(pack, err) : 0;
+}
+
 int ingest_flush(struct ingest *in, struct error *err)
 {
     int r = write_groups(in, in->page_queue.count, in->node_queue.count, err);
 
-    for (uint32_t i = 0; r == 0 && i < in->pack_count; i++)
-        if (in->packs[i]->state == OWN_WRITING)
-            r = ingest_finish_pack(in->packs[i], err);
+    if (r == 0)
+        r = workers_run(in->store->workers, in->pack_count, finish_job, in, err);
     in->page_queue.has_pack = in->node_queue.has_pack = false;
     return r;
 }

@@ -238,6 +238,11 @@ void store_limit_threads(struct store *store, unsigned threads)
     workers_limit(store->workers, threads);
 }
 
+unsigned store_threads(struct store *store)
+{
+    return workers_threads(store->workers);
+}
+
 /* ---- reading ---- */
 
 int store_find_all(struct store *store, struct page_ref key, uint32_t from, uint32_t to,

@@ -39,6 +39,7 @@ void store_close(struct store *store);
  * included; 0, as at first: one for each CPU of the process. They are started when they are
  * first of use. Any thread. */
 void store_limit_threads(struct store *store, unsigned threads);
+unsigned store_threads(struct store *store);
 
 /*
  * Keeps a checkpoint readable, whoever removes it and collects garbage meanwhile:

@@ -362,6 +362,8 @@ static int set_up(struct process *p, struct error *err)
     if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
         (r = store_open(p->home.store, false, &p->store, err)) < 0)
         return r;
+    /* A save must leave the guest its share. */
+    store_limit_threads(p->store, (store_threads(p->store) + 1) / 2);
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
     if ((r = store_pin(p->store, &p->base.id, &pin, err)) < 0 ||
