@@ -43,6 +43,7 @@ void need(int r, const struct error *err, const char *what);
 
 double seconds_now(void);
 double cpu_seconds(void); /* of the whole process */
+unsigned online_cpus(void);
 
 /* A random number; the same ones in every run of the program. */
 uint64_t random_next(uint64_t *state);

@@ -82,6 +82,11 @@ double seconds_now(void)
     return clock_seconds(CLOCK_MONOTONIC);
 }
 
+unsigned online_cpus(void)
+{
+    return (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 double cpu_seconds(void)
 {
     return clock_seconds(CLOCK_PROCESS_CPUTIME_ID);
