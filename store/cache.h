@@ -30,6 +30,13 @@ void group_cache_free(struct group_cache *cache);
 
 void cached_group_release(struct cached_group *g); /* NULL is fine */
 
+/* One reference more to a group that the caller holds. */
+static inline struct cached_group *cached_group_hold(struct cached_group *g)
+{
+    atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
+    return g;
+}
+
 static inline void cached_group_releasep(struct cached_group **g)
 {
     cached_group_release(*g);

@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "store/private.h"
+#include "store/read_ahead.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -226,10 +227,7 @@ struct walk {
     /* of space_next() */
     uint64_t page;
     struct page_ref ref;
-    /* of space_each_page() */
-    int (*visit_bytes)(uint64_t page, const void *bytes, void *context);
-    void *context;
-    struct cached_group *group;
+    struct read_ahead *ahead; /* of space_each_page() */
 };
 
 static int walk_page(struct walk *walk, uint64_t page, struct page_ref ref)
@@ -288,24 +286,24 @@ int space_next(struct space *space, uint64_t page, uint64_t *page_out, struct pa
     return r;
 }
 
-static int give_bytes(struct walk *walk, uint64_t page, struct page_ref ref)
+static int read_page(struct walk *walk, uint64_t page, struct page_ref ref)
 {
-    const uint8_t *bytes;
-    int r = store_page_near(walk->space->store, ref, &walk->group, &bytes, walk->err);
-
-    return r < 0 ? r : walk->visit_bytes(page, bytes, walk->context);
+    return read_ahead_add(walk->ahead, page, ref, walk->err);
 }
 
 int space_each_page(struct space *space,
                     int (*visit)(uint64_t page, const void *bytes, void *context), void *context,
                     struct error *err)
 {
-    struct walk walk = {
-        .space = space, .visit = give_bytes, .err = err, .visit_bytes = visit, .context = context};
-    int r = walk_node(&walk, &space->root, space->root_level, 0);
+    _cleanup_(read_ahead_freep) struct read_ahead *ahead = NULL;
+    struct walk walk = {.space = space, .visit = read_page, .err = err};
+    int r = read_ahead_new(space->store, visit, context, &ahead, err);
 
-    cached_group_release(walk.group);
-    return r;
+    if (r < 0)
+        return r;
+    walk.ahead = ahead;
+    r = walk_node(&walk, &space->root, space->root_level, 0);
+    return r != 0 ? r : read_ahead_finish(ahead, err);
 }
 
 /* ---- comparing ---- */

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading whole spaces in order, with several threads. */
+#include "helper.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { PAGES = 2500 };
+
+DEFINE_CLEANUP(struct space, space_close)
+
+/* Some zeros, some pages that repeat. */
+static uint8_t *sparse_pages(void)
+{
+    uint8_t *data = make_pages(PAGES, 1);
+
+    for (size_t i = 0; i < PAGES; i++) {
+        if (i % 7 == 0)
+            memset(data + i * STASIS_PAGE_SIZE, 0, STASIS_PAGE_SIZE);
+        else if (i % 5 == 0)
+            fill_page(data + i * STASIS_PAGE_SIZE, i % 11);
+    }
+    return data;
+}
+
+static struct space *open_disk(struct store *store, const struct digest *id)
+{
+    struct error err = ERROR_INIT;
+    struct space *space;
+    struct manifest m;
+
+    must(catalogue_manifest_read(store, id, &m, &err), &err);
+    must(space_open(store, &m.spaces[0].root, m.spaces[0].size_bytes, &space, &err), &err);
+    return space;
+}
+
+struct reader {
+    const uint8_t *data;
+    uint64_t next; /* pages below are done */
+    uint64_t count;
+    uint64_t stop; /* at this page */
+    bool wrong;
+};
+
+static int check_page(uint64_t page, const void *bytes, void *context)
+{
+    struct reader *r = context;
+
+    for (; r->next < page; r->next++)
+        r->wrong |= !page_is_zero(r->data + r->next * STASIS_PAGE_SIZE);
+    r->wrong |= memcmp(bytes, r->data + page * STASIS_PAGE_SIZE, STASIS_PAGE_SIZE) != 0;
+    r->next = page + 1;
+    r->count++;
+    return page >= r->stop ? 77 : 0;
+}
+
+static void all_pages_come_in_order_however_many_threads(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = sparse_pages();
+    struct digest id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    struct error err = ERROR_INIT;
+
+    for (unsigned threads = 1; threads <= 5; threads += 2) {
+        struct reader r = {.data = data, .stop = UINT64_MAX};
+
+        fixture_reopen(f);
+        store_limit_threads(f->store, threads);
+        _cleanup_(space_closep) struct space *space = open_disk(f->store, &id);
+
+        must(space_each_page(space, check_page, &r, &err), &err);
+        assert_false(r.wrong);
+        assert_int_equal(r.count, PAGES - (PAGES + 6) / 7);
+        space_close(steal_pointer(space));
+    }
+}
+
+static void a_visitor_can_stop(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = sparse_pages();
+    struct digest id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    struct reader r = {.data = data, .stop = 1000};
+    struct error err = ERROR_INIT;
+    struct space *space = open_disk(f->store, &id);
+
+    assert_int_equal(space_each_page(space, check_page, &r, &err), 77);
+    assert_int_equal(r.next, 1001);
+    /* In the last pages, too. */
+    r = (struct reader){.data = data, .stop = PAGES - 2};
+    assert_int_equal(space_each_page(space, check_page, &r, &err), 77);
+    assert_false(r.wrong);
+    space_close(space);
+}
+
+/* Stored by another process while this one has the store open: not in its index yet. */
+static void pages_of_younger_packs_are_found(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = sparse_pages();
+    struct reader r = {.data = data, .stop = UINT64_MAX};
+    struct error err = ERROR_INIT;
+    struct store *other;
+    struct digest id;
+
+    must(store_open(f->store_dir, false, &other, &err), &err);
+    id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    struct space *space = open_disk(other, &id);
+
+    must(space_each_page(space, check_page, &r, &err), &err);
+    assert_false(r.wrong);
+    space_close(space);
+    store_close(other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(all_pages_come_in_order_however_many_threads),
+        TEST(a_visitor_can_stop),
+        TEST(pages_of_younger_packs_are_found),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
