@@ -166,3 +166,8 @@ int store_refresh(struct store *store, struct error *err)
     (void)locked;
     return store_refresh_locked(store, err);
 }
+
+void store_tidy(struct store *store)
+{
+    (void)store_refresh(store, NULL);
+}

@@ -35,6 +35,10 @@ struct store;
 int store_open(const char *dir, bool create, struct store **out, struct error *err);
 void store_close(struct store *store);
 
+/* Lets go of packs that have been collected, so that their space is free: for
+ * processes that live long and do little. Any thread; waits for one that commits. */
+void store_tidy(struct store *store);
+
 /* How many threads an ingest or a reader of this store uses at once, the caller's own
  * included; 0, as at first: one for each CPU of the process. They are started when they are
  * first of use. Any thread. */

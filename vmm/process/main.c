@@ -19,7 +19,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 
-enum { EVENTS_MAX = 32 };
+enum { EVENTS_MAX = 32, TIDY_MS = 30000 };
 
 /* ---- the event loop's sources ---- */
 
@@ -231,12 +231,25 @@ static void handle_event(struct process *p, const struct epoll_event *event)
     }
 }
 
+/* Files of collected packs that this process has open take up space. A save would
+ * see to that anyway, and is not to be waited for. */
+static void tidy(struct process *p, uint64_t *next_ns)
+{
+    if (p->job != NULL || clock_monotonic_ns() < *next_ns)
+        return;
+    store_tidy(p->store);
+    *next_ns = clock_monotonic_ns() + TIDY_MS * UINT64_C(1000000);
+}
+
 static void run_loop(struct process *p)
 {
     struct epoll_event events[EVENTS_MAX];
+    uint64_t next_ns = 0;
 
     while (!p->quit) {
-        int n = epoll_wait(p->epoll_fd, events, EVENTS_MAX, -1);
+        int n = epoll_wait(p->epoll_fd, events, EVENTS_MAX, TIDY_MS);
+
+        tidy(p, &next_ns);
         for (int i = 0; i < n && !p->quit; i++)
             handle_event(p, &events[i]);
     }

@@ -396,6 +396,38 @@ static void restore_to_another_branch_puts_every_byte_back(void **state)
     assert_same_look(&three, &after);
 }
 
+/* Old checkpoints go and their space with them, while new ones come. */
+static void machines_are_saved_while_garbage_is_collected(void **state)
+{
+    enum { ROUNDS = 10 };
+    struct site *site = *state;
+    struct guest guest;
+    struct look looks[ROUNDS];
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 1);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        guest_fill(&guest, i % 3 + 1); /* what was collected comes again */
+        ask_ok(&guest, "blk write %u 64 %u", i * 16, i + 1);
+        looks[i] = guest_look(&guest);
+        pid_t collector = stasis_begin(site, "gc --yes");
+        stasis_ok(site, "save m@n%u", i);
+        if (i >= 2)
+            stasis_ok(site, "rm -f m@n%u", i - 2);
+        assert_int_equal(stasis_end(site, collector), 0);
+    }
+    stasis_ok(site, "gc --yes");
+    for (unsigned i = ROUNDS - 2; i < ROUNDS; i++) {
+        stasis_ok(site, "restore m@n%u --discard", i);
+        struct look after = guest_look(&guest);
+        assert_same_look(&looks[i], &after);
+    }
+    guest_detach(&guest);
+    stasis_ok(site, "clone m@n%u c", ROUNDS - 2);
+    struct look clone = look_at(site, "c", 1);
+    assert_same_look(&looks[ROUNDS - 2], &clone);
+    stasis_ok(site, "verify");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -415,6 +447,7 @@ int main(void)
         MACHINE_TEST(registers_hold_over_save_and_restore),
         MACHINE_TEST(a_long_history_restores_at_any_point),
         MACHINE_TEST(restore_to_another_branch_puts_every_byte_back),
+        MACHINE_TEST(machines_are_saved_while_garbage_is_collected),
     };
 
     return HARNESS_RUN(tests);
