@@ -77,6 +77,22 @@ expect_true "diff --stat adds up" json \
     < <(stasis diff base:1 base:3 --stat --json)
 expect "nothing differs from itself" '[]' "$(stasis diff base:1 base:1 --json)"
 
+# ---- space given back ----
+
+stored=$(stasis df --json | jq .stored_bytes)
+head -c 8M /dev/urandom >"$work/gone.raw"
+must stasis import gone:1 --kernel "$kernel" --disk "$work/gone.raw" -q
+must stasis untag gone:1
+expect_true "df tells what gc would free" json '.freeable_bytes > 8000000' < <(stasis df --json)
+expect_true "gc shows first" json '.acted == false and .checkpoint_count >= 1 and
+    .freeable_bytes > 8000000 and .freed_bytes == 0' < <(stasis gc --json)
+expect_true "and then acts" json '.acted and .freed_bytes > 8000000 and .waiting_bytes == 0' \
+    < <(stasis gc --yes --json)
+expect_true "the space is back" \
+    test "$(stasis df --json | jq .stored_bytes)" -le $((stored + 20000))
+expect "twice is no more" '0 B freed: 0 packs removed' "$(stasis gc --yes)"
+must stasis verify
+
 # ---- out ----
 
 must stasis export base:1 --disk 0 "$work/out.raw"
@@ -195,7 +211,7 @@ expect_exit 13 stasis verify
 expect_true "verify lists what is wrong" json '.ok == false and (.findings | length > 0) and
     (.findings[0].checkpoints | length > 0) and
     all(.findings[]; .state == "mendable")' < <(stasis verify --json 2>/dev/null)
-must stasis export base:1 --disk 0 "$work/again.raw"
+must stasis export base:1 --disk 0 "$work/again.raw" -f
 expect_true "what is damaged reads on" cmp "$work/one.raw" "$work/again.raw"
 expect_like "and can be mended" '*all is mended*' "$(stasis repair)"
 must stasis verify
