@@ -170,7 +170,7 @@ static uint64_t bytes_of_packs(struct store *store)
     uint64_t bytes = 0;
 
     for (uint32_t i = 0; i < packs_count(&store->packs); i++)
-        bytes += packs_get(&store->packs, i)->index->file_bytes;
+        bytes += packs_get(&store->packs, i)->bytes;
     return bytes;
 }
 

@@ -257,6 +257,12 @@ static int decode_objects(const char *name, const uint8_t *p, struct pack_index 
     return 0;
 }
 
+/* They are the last of the footer. */
+uint64_t pack_objects_offset(const struct pack_index *index)
+{
+    return index->file_bytes - PACK_TRAILER_SIZE - (uint64_t)index->object_count * PACK_OBJECT_SIZE;
+}
+
 int pack_index_decode(const char *name, uint64_t file_bytes, const void *header, const void *tail,
                       size_t tail_bytes, struct pack_index **out, struct error *err)
 {

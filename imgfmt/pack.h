@@ -176,6 +176,9 @@ int pack_footer_offset(const char *name, uint64_t file_bytes, const void *traile
 
 void pack_index_free(struct pack_index *index);
 
+/* Where in the file the ids of all objects lie, end to end. */
+uint64_t pack_objects_offset(const struct pack_index *index);
+
 /* Reads, checks (XXH3-64) and decompresses one group into raw_out, which has
  * room for its raw_bytes. name is for messages. Thread-safe. */
 int pack_group_read(int fd, const char *name, const struct pack_index *index, uint32_t group,

@@ -210,6 +210,7 @@ int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char 
     atomic_init(&g->references, 1);
     g->key = key;
     g->raw_bytes = info->raw_bytes;
+    g->first_object = info->first_object;
     g->object_count = info->object_count;
     g->raw = malloc(info->raw_bytes != 0 ? info->raw_bytes : 1);
     if (g->raw == NULL)

@@ -16,6 +16,7 @@ struct cached_group {
     uint64_t key;
     atomic_uint references;
     uint32_t raw_bytes;
+    uint32_t first_object; /* its number in the pack */
     uint32_t object_count;
     uint8_t *raw;
     uint32_t *offsets; /* nodes: where each begins, and the end; NULL for pages */
@@ -46,6 +47,11 @@ static inline void cached_group_releasep(struct cached_group **g)
 static inline uint64_t group_cache_key(uint32_t owner, uint32_t group)
 {
     return (uint64_t)owner << 32 | group;
+}
+
+static inline uint32_t group_cache_owner(uint64_t key)
+{
+    return (uint32_t)(key >> 32);
 }
 
 /* The decoded group, from the cache or from fd; the caller releases it. The

@@ -180,6 +180,8 @@ static int transact(struct ingest *in, const struct ingest_commit *commit, const
     if (r < 0)
         return r;
     r = store_load_packs_locked(in->store, err);
+    if (r == 0)
+        r = packs_index(&in->store->packs, err);
     to = packs_count(&in->store->packs);
     if (r == 0)
         r = ingest_find_clashes(in, to, &clashing, err);
@@ -237,6 +239,9 @@ static int settle(struct ingest *in, struct manifest *m, struct error *err)
         _cleanup_(renames_clear) struct renames clashing = {0};
         int r = store_refresh(in->store, err);
         uint32_t to = packs_count(&in->store->packs);
+
+        if (r == 0)
+            r = packs_index(&in->store->packs, err);
 
         if (r == 0)
             r = ingest_find_clashes(in, to, &clashing, err);
@@ -313,5 +318,8 @@ int ingest_commit(struct ingest *in, const struct ingest_commit *commit, struct 
     do
         r = attempt(in, commit, m, id_out, err);
     while (r == -EAGAIN);
+    /* If this fails, the index is made from footers, and the next one tries. */
+    if (r == 0)
+        packs_write_runs(&in->store->packs, false, NULL);
     return r;
 }

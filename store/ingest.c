@@ -26,6 +26,8 @@ int ingest_begin(struct store *store, struct ingest **out, struct error *err)
     r = lease_take(store, &in->lease, err);
     if (r == 0)
         r = store_refresh(store, err);
+    if (r == 0)
+        r = packs_index(&store->packs, err);
     if (r < 0)
         return r;
     in->view = in->checked = packs_count(&store->packs);

@@ -89,6 +89,9 @@ static int mark_object(struct marks *m, enum pack_kind kind, struct page_ref id)
     bool found_live = false;
     int r = 0;
 
+    /* The index only proposes; what is needed is looked for everywhere. */
+    if (n == 0)
+        n = packs_search(packs, kind, id, at, COPIES_MAX);
     if (n == 0)
         return missing(m, kind);
     n = (unsigned)min_u64(n, COPIES_MAX);

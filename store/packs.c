@@ -8,20 +8,41 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 
-/* Beyond this many, packs are closed after each read: a process has 1024 file
+/* Beyond this many, packs that nobody uses are closed: a process has 1024 file
  * descriptors by default and needs some of them for other things. */
 #define PACKS_OPEN_MAX 256u
+
+/* Groups of this many bytes are kept: those of some fifteen million pages. */
+#define GROUP_BYTES_MAX (UINT64_C(64) << 20)
+
+/* A process may have 65530 mappings (vm.max_map_count); the store takes a part. */
+#define MAPS_MAX 16384u
 
 /* Numbers from here on mark packs that are still being written (ingest.c). */
 #define PACKS_MAX (UINT32_C(1) << 31)
 
-int packs_init(struct packs *packs, int dirfd, struct group_cache *cache)
+/* A tail of so many objects takes 700 KiB and some milliseconds to make. */
+#define RUN_WEIGHT (UINT64_C(1) << 16)
+
+int packs_init(struct packs *packs, int store_dirfd, int packs_dirfd, struct group_cache *cache)
 {
-    *packs = (struct packs){.dirfd = dirfd, .cache = cache};
+    *packs = (struct packs){
+        .store_dirfd = store_dirfd, .dirfd = packs_dirfd, .cache = cache, .run_weight = RUN_WEIGHT};
     pthread_rwlock_init(&packs->lock, NULL);
+    pthread_mutex_init(&packs->index_lock, NULL);
     pthread_mutex_init(&packs->fd_lock, NULL);
     return 0;
+}
+
+/* Ids are mapped, or (bytes 0) in memory of their own. */
+static void free_ids(void *map, size_t bytes)
+{
+    if (bytes != 0)
+        munmap(map, bytes);
+    else
+        free(map);
 }
 
 static void pack_free(struct pack *pack)
@@ -30,22 +51,24 @@ static void pack_free(struct pack *pack)
         return;
     if (pack->fd >= 0)
         close(pack->fd);
+    free_ids(pack->map, pack->map_bytes);
     pack_index_free(pack->index);
     free(pack->damage);
     free(pack);
 }
 
 DEFINE_CLEANUP(struct pack, pack_free)
-DEFINE_CLEANUP(struct pack_index, pack_index_free)
 
 void packs_clear(struct packs *packs)
 {
     for (uint32_t i = 0; i < packs->count; i++)
         pack_free(packs->list[i]);
     free(packs->list);
-    index_clear(&packs->pages);
-    index_clear(&packs->nodes);
+    for (unsigned i = 0; i < packs->run_count; i++)
+        run_free(packs->runs[i]);
+    run_free(packs->tail);
     pthread_rwlock_destroy(&packs->lock);
+    pthread_mutex_destroy(&packs->index_lock);
     pthread_mutex_destroy(&packs->fd_lock);
 }
 
@@ -72,27 +95,7 @@ uint32_t packs_count(struct packs *packs)
     return count;
 }
 
-static int read_index(struct packs *packs, const struct pack *pack, const struct pack_row *row,
-                      struct pack_index **out, struct error *err)
-{
-    _cleanup_(pack_index_freep) struct pack_index *index = NULL;
-    _cleanup_close_ int fd = openat(packs->dirfd, file_name(pack), O_RDONLY | O_CLOEXEC);
-    int r;
-
-    if (fd < 0)
-        return error_errno(err, errno, "%s", pack->name);
-    r = pack_index_read(fd, pack->name, &index, err);
-    if ((r == -EBADMSG || r == -EIO) && pack_index_rescue(fd, pack->name, &index, NULL) == 0)
-        r = 0;
-    if (r < 0)
-        return r;
-    if (memcmp(index->id, row->id, PACK_ID_SIZE) != 0 || index->kind != row->kind ||
-        index->file_bytes != row->bytes || index->group_count != row->groups ||
-        index->object_count != row->objects)
-        return error_corrupt(err, "%s: it is not the pack that the catalogue lists", pack->name);
-    *out = steal_pointer(index);
-    return 0;
-}
+/* ---- the list ---- */
 
 static int reserve_locked(struct packs *packs)
 {
@@ -111,38 +114,25 @@ static int reserve_locked(struct packs *packs)
     return 0;
 }
 
-static int index_objects_locked(struct packs *packs, const struct pack *pack)
+void packs_bind(struct packs *packs, uint32_t number)
 {
-    const struct pack_index *index = pack->index;
-    struct index *ix = pack->kind == PACK_PAGES ? &packs->pages : &packs->nodes;
-    int r = index_reserve(ix, index->object_count);
+    struct pack *pack = packs->list[number];
 
-    for (uint32_t i = 0; r == 0 && i < index->object_count; i++)
-        r = index_add(ix, page_ref_load(index->objects[i].bytes), packs->count, i);
-    return r;
-}
+    for (unsigned i = packs->run_count; i-- > 0 && !pack->indexed;) {
+        int64_t place = run_pack_of(packs->runs[i], pack->seq);
+        struct run_pack *covered = place < 0 ? NULL : &packs->runs[i]->packs[place];
 
-static int publish(struct packs *packs, struct pack *pack)
-{
-    int r;
-
-    pthread_rwlock_wrlock(&packs->lock);
-    /* In this order: no object may be indexed under a number that is not taken. */
-    r = reserve_locked(packs);
-    if (r == 0 && pack->index != NULL)
-        r = index_objects_locked(packs, pack);
-    if (r == 0) {
-        packs->list[packs->count++] = pack;
-        packs->damaged += pack->damage != NULL;
+        if (covered == NULL || covered->objects != pack->objects ||
+            memcmp(covered->id, pack->id, PACK_ID_SIZE) != 0)
+            continue;
+        covered->number = number;
+        pack->indexed = true;
     }
-    pthread_rwlock_unlock(&packs->lock);
-    return r;
 }
 
 int packs_add(struct packs *packs, const struct pack_row *row, struct error *err)
 {
     _cleanup_(pack_freep) struct pack *pack = calloc(1, sizeof(*pack));
-    struct error damage = ERROR_INIT;
     int r;
 
     if (pack == NULL)
@@ -150,88 +140,19 @@ int packs_add(struct packs *packs, const struct pack_row *row, struct error *err
     pack->fd = -1;
     pack->seq = row->seq;
     pack->kind = row->kind;
+    pack->bytes = row->bytes;
+    pack->groups = row->groups;
+    pack->objects = row->objects;
     memcpy(pack->id, row->id, PACK_ID_SIZE);
     packs_name(row->id, pack->name);
-    r = read_index(packs, pack, row, &pack->index, &damage);
-    /* These pass; the next attempt may succeed. */
-    if (r == -ENOMEM || r == -EMFILE || r == -ENFILE) {
-        if (err != NULL)
-            *err = damage;
-        return r;
-    }
-    if (r < 0) {
-        pack->damage = strdup(damage.message);
-        if (pack->damage == NULL)
-            return error_errno(err, ENOMEM, "loading %s", pack->name);
-    }
-    r = publish(packs, pack);
-    if (r < 0)
-        return error_errno(err, -r, "indexing %s", pack->name);
-    if (pack->index != NULL) {
-        /* They are in the hash now; keeping both would double the memory. */
-        free(pack->index->objects);
-        pack->index->objects = NULL;
-    }
-    steal_pointer(pack);
-    return 0;
-}
-
-static enum pack_state state_of(const struct pack *pack)
-{
-    return (enum pack_state)atomic_load_explicit(&pack->state, memory_order_acquire);
-}
-
-unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id, bool any_variant,
-                    uint32_t from, uint32_t to, struct location *out, unsigned max)
-{
-    unsigned found = 0;
-
-    pthread_rwlock_rdlock(&packs->lock);
-    struct index_cursor cursor = index_find(kind == PACK_PAGES ? &packs->pages : &packs->nodes, id);
-    for (;;) {
-        const struct index_entry *e = any_variant ? index_next(&cursor) : index_next_exact(&cursor);
-
-        if (e == NULL)
-            break;
-        if (index_entry_pack(e) < from || index_entry_pack(e) >= to ||
-            state_of(packs->list[index_entry_pack(e)]) == PACK_FORGOTTEN)
-            continue;
-        if (found < max)
-            out[found] = (struct location){e->id, index_entry_pack(e), e->object};
-        found++;
+    pthread_rwlock_wrlock(&packs->lock);
+    r = reserve_locked(packs);
+    if (r == 0) {
+        packs->list[packs->count++] = steal_pointer(pack);
+        packs_bind(packs, packs->count - 1);
     }
     pthread_rwlock_unlock(&packs->lock);
-    return found;
-}
-
-static struct location first_of(struct packs *packs, enum pack_kind kind, struct page_ref key,
-                                uint32_t to)
-{
-    struct location first = {.pack = PACK_NONE};
-    struct index_cursor cursor =
-        index_find(kind == PACK_PAGES ? &packs->pages : &packs->nodes, key);
-    const struct index_entry *e;
-
-    while ((e = index_next(&cursor)) != NULL) {
-        struct location at = {e->id, index_entry_pack(e), e->object};
-
-        if (at.pack >= to || state_of(packs->list[at.pack]) == PACK_FORGOTTEN)
-            continue;
-        if (state_of(packs->list[at.pack]) == PACK_LIVE)
-            return at;
-        if (first.pack == PACK_NONE)
-            first = at;
-    }
-    return first;
-}
-
-void packs_find_batch(struct packs *packs, enum pack_kind kind, const struct page_ref *keys,
-                      unsigned n, uint32_t to, struct location *first_out)
-{
-    pthread_rwlock_rdlock(&packs->lock);
-    for (unsigned i = 0; i < n; i++)
-        first_out[i] = first_of(packs, kind, keys[i], to);
-    pthread_rwlock_unlock(&packs->lock);
+    return r < 0 ? error_errno(err, -r, "loading a pack") : 0;
 }
 
 static struct pack *get(struct packs *packs, uint32_t number)
@@ -249,14 +170,19 @@ const struct pack *packs_get(struct packs *packs, uint32_t number)
     return get(packs, number);
 }
 
-enum pack_state packs_state(struct packs *packs, uint32_t number)
+bool packs_is_damaged(struct packs *packs, uint32_t number)
 {
-    return state_of(get(packs, number));
+    bool damaged;
+
+    pthread_rwlock_rdlock(&packs->lock);
+    damaged = packs->list[number]->damage != NULL;
+    pthread_rwlock_unlock(&packs->lock);
+    return damaged;
 }
 
-void packs_set_state(struct packs *packs, uint32_t number, enum pack_state state)
+enum pack_state packs_state(struct packs *packs, uint32_t number)
 {
-    atomic_store_explicit(&get(packs, number)->state, (int)state, memory_order_release);
+    return pack_state_of(get(packs, number));
 }
 
 /* Packs are added in the order of their rows. */
@@ -280,31 +206,294 @@ uint32_t packs_number_of(struct packs *packs, int64_t seq)
     return number;
 }
 
-static int acquire_fd(struct packs *packs, struct pack *pack, struct error *err)
-{
-    int r = 0;
+/* ---- footers ---- */
 
-    pthread_mutex_lock(&packs->fd_lock);
-    if (pack->fd < 0) {
-        pack->fd = openat(packs->dirfd, file_name(pack), O_RDONLY | O_CLOEXEC);
-        if (pack->fd < 0)
-            r = error_errno(err, errno, "%s", pack->name);
-        else
-            packs->open_fds++;
+/* What is read of a pack's file. */
+struct footer {
+    struct pack_index *index; /* without the ids */
+    void *map;
+    size_t map_bytes;
+    const uint8_t *ids;
+};
+
+static void footer_clear(struct footer *f)
+{
+    pack_index_free(f->index);
+    free_ids(f->map, f->map_bytes);
+}
+
+/* The ids have just been read and checked: mapping them finds them in memory. */
+static int map_ids(int fd, struct footer *f)
+{
+    uint64_t offset = pack_objects_offset(f->index);
+    uint64_t begin = align_down(offset, 4096);
+    uint64_t length = offset - begin + (uint64_t)f->index->object_count * PAGE_REF_SIZE;
+    void *map;
+
+    /* Of a pack without objects: any place will do. */
+    map = mmap(NULL, length + 1, PROT_READ, MAP_SHARED, fd, (off_t)begin);
+    if (map == MAP_FAILED)
+        return -ENOMEM;
+    madvise(map, length, MADV_RANDOM);
+    free(steal_pointer(f->index->objects));
+    f->map = map;
+    f->map_bytes = length + 1;
+    f->ids = (const uint8_t *)map + (offset - begin);
+    return 0;
+}
+
+/* What is in the file is not what has been put right in memory. */
+static void keep_rescued_ids(struct footer *f)
+{
+    f->map = steal_pointer(f->index->objects);
+    f->ids = f->map;
+}
+
+static int read_index(int fd, const struct pack *pack, bool *rescued_out, struct pack_index **out,
+                      struct error *err)
+{
+    int r = pack_index_read(fd, pack->name, out, err);
+
+    *rescued_out =
+        (r == -EBADMSG || r == -EIO) && pack_index_rescue(fd, pack->name, out, NULL) == 0;
+    return *rescued_out ? 0 : r;
+}
+
+static int read_footer(struct packs *packs, const struct pack *pack, struct footer *out,
+                       struct error *err)
+{
+    _cleanup_(footer_clear) struct footer f = {0};
+    _cleanup_close_ int fd = openat(packs->dirfd, file_name(pack), O_RDONLY | O_CLOEXEC);
+    bool rescued;
+    int r;
+
+    if (fd < 0)
+        return error_errno(err, errno, "%s", pack->name);
+    r = read_index(fd, pack, &rescued, &f.index, err);
+    if (r < 0)
+        return r;
+    if (memcmp(f.index->id, pack->id, PACK_ID_SIZE) != 0 || f.index->kind != pack->kind ||
+        f.index->file_bytes != pack->bytes || f.index->group_count != pack->groups ||
+        f.index->object_count != pack->objects)
+        return error_corrupt(err, "%s: it is not the pack that the catalogue lists", pack->name);
+    if (rescued)
+        keep_rescued_ids(&f);
+    else
+        r = map_ids(fd, &f);
+    if (r < 0)
+        return error_errno(err, -r, "reading %s", pack->name);
+    *out = f;
+    f = (struct footer){0};
+    return 0;
+}
+
+/* Takes note that a pack cannot be used; the first reason stays. */
+static int note_damage(struct packs *packs, struct pack *pack, const struct error *why)
+{
+    char *damage = strdup(why->message);
+    int r = damage == NULL ? -ENOMEM : 0;
+
+    pthread_rwlock_wrlock(&packs->lock);
+    if (r == 0 && pack->damage == NULL) {
+        pack->damage = steal_pointer(damage);
+        pack->damage_errnum = why->errnum;
+        packs->damaged++;
     }
-    if (r == 0)
-        pack->users++;
-    pthread_mutex_unlock(&packs->fd_lock);
+    pthread_rwlock_unlock(&packs->lock);
+    free(damage);
     return r;
 }
 
-static void release_fd(struct packs *packs, struct pack *pack)
+static uint64_t bytes_of_groups(const struct pack_index *index)
+{
+    return (uint64_t)index->group_count * sizeof(*index->groups);
+}
+
+static void keep_index(struct packs *packs, struct pack *pack, struct footer *f)
 {
     pthread_mutex_lock(&packs->fd_lock);
-    if (--pack->users == 0 && packs->open_fds > PACKS_OPEN_MAX) {
+    if (pack->index == NULL) {
+        pack->index = steal_pointer(f->index);
+        packs->group_bytes += bytes_of_groups(pack->index);
+    }
+    pack->recent = true;
+    pthread_mutex_unlock(&packs->fd_lock);
+}
+
+static void unmap_locked(struct packs *packs, struct pack *pack)
+{
+    if (pack->map == NULL)
+        return;
+    free_ids(pack->map, pack->map_bytes);
+    pack->map = NULL;
+    pack->map_bytes = 0;
+    pack->ids = NULL;
+    packs->maps--;
+}
+
+static void keep_ids(struct packs *packs, struct pack *pack, struct footer *f)
+{
+    pthread_rwlock_wrlock(&packs->lock);
+    while (packs->maps >= MAPS_MAX && packs->pinned_maps == 0)
+        unmap_locked(packs, packs->list[packs->map_hand++ % packs->count]);
+    if (pack->ids == NULL) {
+        pack->map = steal_pointer(f->map);
+        pack->map_bytes = f->map_bytes;
+        f->map_bytes = 0;
+        pack->ids = f->ids;
+        packs->maps++;
+    }
+    pthread_rwlock_unlock(&packs->lock);
+}
+
+static int known_damage(struct packs *packs, const struct pack *pack, struct error *err)
+{
+    int r = 0;
+
+    pthread_rwlock_rdlock(&packs->lock);
+    if (pack_state_of(pack) == PACK_FORGOTTEN)
+        r = error_corrupt(err, "%s has been removed", pack->name);
+    else if (pack->damage != NULL)
+        r = error_corrupt(err, "%s", pack->damage);
+    pthread_rwlock_unlock(&packs->lock);
+    return r;
+}
+
+/* Closes what has not been used for a while, until little enough is open. */
+static void tidy_up(struct packs *packs)
+{
+    pthread_rwlock_rdlock(&packs->lock);
+    pthread_mutex_lock(&packs->fd_lock);
+    for (uint64_t i = 0; i < 2 * (uint64_t)packs->count &&
+                         (packs->open_fds > PACKS_OPEN_MAX || packs->group_bytes > GROUP_BYTES_MAX);
+         i++) {
+        struct pack *pack = packs->list[packs->hand++ % packs->count];
+
+        if (pack->recent || pack->users != 0) {
+            pack->recent = false;
+            continue;
+        }
+        if (pack->fd >= 0) {
+            close(steal_fd(&pack->fd));
+            packs->open_fds--;
+        }
+        if (pack->index != NULL && packs->group_bytes > GROUP_BYTES_MAX) {
+            packs->group_bytes -= bytes_of_groups(pack->index);
+            pack_index_free(steal_pointer(pack->index));
+        }
+    }
+    pthread_mutex_unlock(&packs->fd_lock);
+    pthread_rwlock_unlock(&packs->lock);
+}
+
+int packs_load(struct packs *packs, struct pack *pack, struct error *err)
+{
+    _cleanup_(footer_clear) struct footer f = {0};
+    struct error why = ERROR_INIT;
+    int r = known_damage(packs, pack, err);
+
+    if (r < 0)
+        return r;
+    r = read_footer(packs, pack, &f, &why);
+    if (r < 0 && err != NULL)
+        *err = why;
+    if (packs_is_passing(r))
+        return r;
+    if (r < 0)
+        return note_damage(packs, pack, &why) < 0 ? -ENOMEM : -EBADMSG;
+    keep_index(packs, pack, &f);
+    keep_ids(packs, pack, &f);
+    tidy_up(packs);
+    return 0;
+}
+
+void packs_pin(struct packs *packs, bool pin)
+{
+    pthread_rwlock_wrlock(&packs->lock);
+    packs->pinned_maps += pin ? 1 : -1u;
+    pthread_rwlock_unlock(&packs->lock);
+}
+
+int packs_ids(struct packs *packs, uint32_t number, const uint8_t **out, struct error *err)
+{
+    struct pack *pack = get(packs, number);
+    int r = known_damage(packs, pack, err);
+
+    for (;;) {
+        const uint8_t *ids;
+
+        pthread_rwlock_rdlock(&packs->lock);
+        ids = pack->ids;
+        pthread_rwlock_unlock(&packs->lock);
+        if (r == 0 && ids != NULL)
+            *out = ids;
+        if (r < 0 || ids != NULL)
+            return r;
+        r = packs_load(packs, pack, err);
+    }
+}
+
+void packs_set_state(struct packs *packs, uint32_t number, enum pack_state state)
+{
+    struct pack *pack = get(packs, number);
+
+    pthread_rwlock_wrlock(&packs->lock);
+    atomic_store_explicit(&pack->state, (int)state, memory_order_release);
+    /* Its file may go, and the space is free when nobody holds it any more. */
+    if (state == PACK_FORGOTTEN && packs->pinned_maps == 0)
+        unmap_locked(packs, pack);
+    pthread_mutex_lock(&packs->fd_lock);
+    if (state == PACK_FORGOTTEN && pack->users == 0 && pack->fd >= 0) {
         close(steal_fd(&pack->fd));
         packs->open_fds--;
     }
+    pthread_mutex_unlock(&packs->fd_lock);
+    pthread_rwlock_unlock(&packs->lock);
+}
+
+/* ---- reading ---- */
+
+static int open_locked(struct packs *packs, struct pack *pack, struct error *err)
+{
+    if (pack->fd >= 0)
+        return 0;
+    pack->fd = openat(packs->dirfd, file_name(pack), O_RDONLY | O_CLOEXEC);
+    if (pack->fd < 0)
+        return error_errno(err, errno, "%s", pack->name);
+    packs->open_fds++;
+    return 0;
+}
+
+/* Afterwards pack->index and pack->fd stay until release(). */
+static int acquire(struct packs *packs, struct pack *pack, struct error *err)
+{
+    for (;;) {
+        bool has_index, crowded;
+        int r = 0;
+
+        pthread_mutex_lock(&packs->fd_lock);
+        has_index = pack->index != NULL;
+        if (has_index)
+            r = open_locked(packs, pack, err);
+        if (has_index && r == 0) {
+            pack->users++;
+            pack->recent = true;
+        }
+        crowded = packs->open_fds > PACKS_OPEN_MAX;
+        pthread_mutex_unlock(&packs->fd_lock);
+        if (crowded)
+            tidy_up(packs);
+        if (!has_index)
+            r = packs_load(packs, pack, err);
+        if (has_index || r < 0)
+            return r;
+    }
+}
+
+static void release(struct packs *packs, struct pack *pack)
+{
+    pthread_mutex_lock(&packs->fd_lock);
+    pack->users--;
     pthread_mutex_unlock(&packs->fd_lock);
 }
 
@@ -323,41 +512,46 @@ uint32_t pack_group_of_object(const struct pack_index *index, uint32_t object)
     return low;
 }
 
-static int load_group(struct packs *packs, struct pack *pack, uint32_t number, uint32_t group,
-                      struct cached_group **out, struct error *err)
+static bool group_has(const struct cached_group *g, const struct location *at)
 {
-    int r = acquire_fd(packs, pack, err);
+    return g != NULL && group_cache_owner(g->key) == at->pack && at->object >= g->first_object &&
+           at->object - g->first_object < g->object_count;
+}
+
+static int load_group(struct packs *packs, const struct location *at, struct cached_group **out,
+                      struct error *err)
+{
+    struct pack *pack = get(packs, at->pack);
+    int r = acquire(packs, pack, err);
 
     if (r < 0)
         return r;
-    r = group_cache_get(packs->cache, group_cache_key(number, group), pack->fd, pack->name,
+    uint32_t group = pack_group_of_object(pack->index, at->object);
+
+    r = group_cache_get(packs->cache, group_cache_key(at->pack, group), pack->fd, pack->name,
                         pack->index, group, out, err);
-    release_fd(packs, pack);
+    release(packs, pack);
     return r;
 }
 
 int packs_read_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
                     const uint8_t **bytes_out, size_t *length_out, struct error *err)
 {
-    struct pack *pack = get(packs, at->pack);
-    uint32_t group = pack_group_of_object(pack->index, at->object);
-    uint64_t key = group_cache_key(at->pack, group);
+    struct cached_group *g = NULL;
     int r;
 
-    if (*group_io == NULL || (*group_io)->key != key) {
-        struct cached_group *g = group_cache_peek(packs->cache, key);
-
-        r = g != NULL ? 0 : load_group(packs, pack, at->pack, group, &g, err);
+    if (!group_has(*group_io, at)) {
+        r = load_group(packs, at, &g, err);
         if (r < 0)
             return r;
         cached_group_release(*group_io);
         *group_io = g;
     }
-    r = cached_group_object(*group_io, at->object - pack->index->groups[group].first_object,
-                            bytes_out, length_out);
+    g = *group_io;
+    r = cached_group_object(g, at->object - g->first_object, bytes_out, length_out);
     if (r < 0)
-        return error_corrupt(err, "%s: group %u does not hold what its footer says", pack->name,
-                             group);
+        return error_corrupt(err, "%s: the group of object %u does not hold what its footer says",
+                             packs_get(packs, at->pack)->name, at->object);
     return 0;
 }
 
@@ -376,16 +570,19 @@ int packs_read(struct packs *packs, const struct location *at, struct cached_gro
 
 int packs_missing(struct packs *packs, const char *what, struct error *err)
 {
-    const char *damage = NULL;
+    const struct pack *damaged = NULL;
+    int r;
 
     pthread_rwlock_rdlock(&packs->lock);
-    for (uint32_t i = 0; i < packs->count && damage == NULL && packs->damaged != 0; i++)
-        damage = packs->list[i]->damage;
-    pthread_rwlock_unlock(&packs->lock);
-    if (damage != NULL)
-        error_corrupt(err, "%s cannot be found; a pack of the store is damaged: %s", what, damage);
+    for (uint32_t i = 0; i < packs->count && damaged == NULL && packs->damaged != 0; i++)
+        damaged = packs->list[i]->damage != NULL ? packs->list[i] : NULL;
+    if (damaged == NULL)
+        r = error_corrupt(err, "%s is not in the store", what);
     else
-        error_corrupt(err, "%s is not in the store", what);
+        r = error_set(err, STATUS_CORRUPT, damaged->damage_errnum == EIO ? EIO : EBADMSG,
+                      "%s cannot be found; a pack of the store is damaged: %s", what,
+                      damaged->damage);
+    pthread_rwlock_unlock(&packs->lock);
     error_hint(err, "'stasis verify' names everything that is damaged and what it hits");
-    return -EBADMSG;
+    return r;
 }

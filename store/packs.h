@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The sealed packs a process knows of: their footers, where each object lies,
- * and reading it. Packs are numbered in the order the catalogue lists them; a
- * number never changes. Thread-safe. */
+/*
+ * The sealed packs a process knows of, where each object lies, and reading it.
+ * Packs are numbered in the order the catalogue lists them; a number never changes.
+ *
+ * A pack is known by its row; its footer is read when it is first needed. From then
+ * on the ids of its objects are mapped, and its groups are kept as long as there is
+ * room. Which pack may hold a key is asked of runs (run.h): those in files, shared
+ * by all processes, and one in memory, the tail, over the packs in no file.
+ *
+ * All functions are thread-safe. Lock order: index_lock, lock, fd_lock.
+ */
 #ifndef STASIS_STORE_PACKS_H
 #define STASIS_STORE_PACKS_H
 
@@ -9,6 +17,7 @@
 #include "imgfmt/pack.h"
 #include "store/cache.h"
 #include "store/index.h"
+#include "store/run.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,29 +37,53 @@ enum pack_state {
 };
 
 struct pack {
+    /* Set once, for whoever asks: */
     int64_t seq;               /* of its row in the catalogue */
-    atomic_int state;          /* enum pack_state; packs_set_state() */
     char name[PACK_NAME_SIZE]; /* relative to the store */
     uint8_t id[PACK_ID_SIZE];
     enum pack_kind kind;
-    struct pack_index *index; /* without the object ids; NULL if it is damaged */
-    char *damage;             /* what is wrong with it, or NULL */
+    uint64_t bytes;
+    uint32_t groups;
+    uint32_t objects;
+    /* Of packs.c and lookup.c: */
+    atomic_int state; /* enum pack_state */
+    bool indexed;     /* some run covers it; under packs.lock, as the next five */
+    char *damage;     /* what is wrong with it, or NULL */
+    int damage_errnum;
+    const uint8_t *ids; /* of its objects; NULL until they are needed */
+    void *map;          /* where they are */
+    size_t map_bytes;
+    struct pack_index *index; /* without the ids; NULL until needed; under fd_lock, as all below */
     int fd;                   /* -1 while it is not open */
-    unsigned users;           /* of fd */
+    unsigned users;           /* of index and fd */
+    bool recent;              /* used since the last round of tidying up */
 };
 
+#define PACKS_RUNS_MAX 32u
+
 struct packs {
-    int dirfd; /* of DIR/packs; not owned */
+    int store_dirfd; /* not owned */
+    int dirfd;       /* of DIR/packs; not owned */
     struct group_cache *cache;
-    pthread_rwlock_t lock; /* over all below but the packs' fd and users */
+    pthread_rwlock_t lock; /* over all up to the next lock */
     struct pack **list;
     uint32_t count;
     uint32_t capacity;
     uint32_t damaged;
-    struct index pages;
-    struct index nodes;
-    pthread_mutex_t fd_lock;
+    struct run *runs[PACKS_RUNS_MAX]; /* oldest first */
+    unsigned run_count;
+    struct run *tail;           /* NULL: empty */
+    uint32_t settled;           /* the packs below are indexed, or cannot be */
+    uint32_t maps;              /* packs with ids */
+    uint32_t map_hand;          /* where unmapping goes on */
+    unsigned pinned_maps;       /* more than 0: nothing is unmapped */
+    pthread_mutex_t index_lock; /* who changes runs and tail */
+    uint64_t run_weight;        /* a tail this heavy is written as a run; tests lower it */
+    atomic_bool doubtful;       /* the files of the index are not what they should be */
+    pthread_mutex_t fd_lock;    /* over index, fd, users, recent of all packs, and: */
     unsigned open_fds;
+    uint64_t group_bytes;
+    uint32_t hand;
 };
 
 /* What the catalogue says of a pack. */
@@ -70,7 +103,9 @@ struct location {
     uint32_t object;
 };
 
-int packs_init(struct packs *packs, int dirfd, struct group_cache *cache);
+/* ---- packs.c ---- */
+
+int packs_init(struct packs *packs, int store_dirfd, int packs_dirfd, struct group_cache *cache);
 void packs_clear(struct packs *packs);
 
 /* "packs/HEX.pack" */
@@ -78,26 +113,15 @@ void packs_name(const uint8_t id[PACK_ID_SIZE], char out[PACK_NAME_SIZE]);
 
 uint32_t packs_count(struct packs *packs);
 
-/* Reads a pack's footer and indexes it under the next number. A pack that is
- * missing or damaged takes a number too, and its damage is kept: the rest of the
- * store stays usable. */
+/* Takes note of a pack under the next number. Reads nothing: what is missing or
+ * damaged shows when it is needed, and the rest of the store stays usable. */
 int packs_add(struct packs *packs, const struct pack_row *row, struct error *err);
 
-/*
- * Finds objects of that kind among the packs numbered from..to-1 that are not
- * forgotten: with exactly this id, or (any_variant) with its key. Fills up to max of out and
- * returns how many there are, which may be more.
- */
-unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id, bool any_variant,
-                    uint32_t from, uint32_t to, struct location *out, unsigned max);
+/* The pack of that number; valid until packs_clear(). */
+const struct pack *packs_get(struct packs *packs, uint32_t number);
 
-/*
- * For each of n keys the first object with that key (any variant) in a live pack
- * among 0..to-1; else the first in a condemned one; else its pack is PACK_NONE. What
- * is found is a candidate: packs_find() knows the others.
- */
-void packs_find_batch(struct packs *packs, enum pack_kind kind, const struct page_ref *keys,
-                      unsigned n, uint32_t to, struct location *first_out);
+/* Is it known to be damaged? */
+bool packs_is_damaged(struct packs *packs, uint32_t number);
 
 /* The state of a pack; numbers of forgotten packs are never used again. */
 enum pack_state packs_state(struct packs *packs, uint32_t number);
@@ -105,9 +129,6 @@ void packs_set_state(struct packs *packs, uint32_t number, enum pack_state state
 
 /* The number of the pack with that row in the catalogue, or PACK_NONE. */
 uint32_t packs_number_of(struct packs *packs, int64_t seq);
-
-/* The pack of that number; valid until packs_clear(). */
-const struct pack *packs_get(struct packs *packs, uint32_t number);
 
 /* Reads an object; *group_out keeps the bytes alive until it is released. */
 int packs_read(struct packs *packs, const struct location *at, struct cached_group **group_out,
@@ -124,5 +145,78 @@ int packs_missing(struct packs *packs, const char *what, struct error *err);
 
 /* Which group of a pack holds that object; object < object_count. */
 uint32_t pack_group_of_object(const struct pack_index *index, uint32_t object);
+
+/* ---- lookup.c ---- */
+
+/*
+ * Finds objects of that kind among the packs numbered from..to-1 that are not
+ * forgotten: with exactly this id, or (any_variant) with its key. Fills up to max of
+ * out and returns how many there are, which may be more. Packs whose footers cannot
+ * be read are left out.
+ */
+unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id, bool any_variant,
+                    uint32_t from, uint32_t to, struct location *out, unsigned max);
+
+/*
+ * For each of n keys an object with that key (any variant) in a live pack among
+ * 0..to-1; else one in a condemned pack; else its pack is PACK_NONE. What is found is
+ * a candidate: packs_find() knows the others.
+ */
+void packs_find_batch(struct packs *packs, enum pack_kind kind, const struct page_ref *keys,
+                      unsigned n, uint32_t to, struct location *first_out);
+
+/* The same as packs_find() for an exact id, without the index: by looking through
+ * all footers. For what must be there and is not found. */
+unsigned packs_search(struct packs *packs, enum pack_kind kind, struct page_ref id,
+                      struct location *out, unsigned max);
+
+/* Sees to it that every pack can be found in, or fails where that is for now not
+ * possible (files or memory have run out). Damaged packs are left out. Who must not
+ * miss a page calls this before looking it up. */
+int packs_index(struct packs *packs, struct error *err);
+
+/* ---- runs.c ---- */
+
+/* Opens the files of the index. What is missing or wrong is done without. */
+int packs_open_runs(struct packs *packs);
+
+/* Writes the tail to a file if it has grown enough, together with older runs that
+ * are no longer much larger: each object is written a few times in all. all: one
+ * new run over everything. Waits for others who do the same only if all is true. */
+int packs_write_runs(struct packs *packs, bool all, struct error *err);
+
+/* Compares the files of the index with their checksums and with the packs; calls
+ * found for what is wrong. */
+int packs_check_runs(struct packs *packs,
+                     int (*found)(const char *file, uint64_t offset, const char *what,
+                                  void *context),
+                     void *context, struct error *err);
+
+/* ---- for lookup.c and runs.c ---- */
+
+static inline enum pack_state pack_state_of(const struct pack *pack)
+{
+    return (enum pack_state)atomic_load_explicit(&pack->state, memory_order_acquire);
+}
+
+/* Reads a footer, so that ids and groups are there: 0, or what is in the way:
+ * -EBADMSG if the pack is damaged (then and from now on). No lock is held. */
+int packs_load(struct packs *packs, struct pack *pack, struct error *err);
+
+/* The ids of a pack's objects, which are loaded if they were not; valid while maps
+ * are pinned. Errors as packs_load(). */
+int packs_ids(struct packs *packs, uint32_t number, const uint8_t **out, struct error *err);
+/* Pinned maps stay: each call with true is followed by one with false. */
+void packs_pin(struct packs *packs, bool pin);
+
+/* Is it something that may pass? Then the pack is not damaged. */
+static inline bool packs_is_passing(int r)
+{
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE;
+}
+
+/* Finds the run that covers a pack, newest first, and tells it the pack's number.
+ * packs.lock is held for writing. */
+void packs_bind(struct packs *packs, uint32_t number);
 
 #endif

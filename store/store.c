@@ -5,6 +5,7 @@
 #include "base/io.h"
 #include "store/lease.h"
 #include "store/private.h"
+#include "store/usage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -201,7 +202,8 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
     r = open_dirs(store, create, err);
     if (r < 0)
         return r;
-    packs_init(&store->packs, store->packs_dirfd, store->cache);
+    packs_init(&store->packs, store->dirfd, store->packs_dirfd, store->cache);
+    packs_open_runs(&store->packs);
     r = open_catalogue(store, err);
     if (r == 0)
         r = leases_open(store, err);
@@ -219,6 +221,7 @@ void store_close(struct store *store)
     if (store == NULL)
         return;
     if (store->packs_dirfd >= 0) {
+        packs_write_runs(&store->packs, false, NULL);
         packs_clear(&store->packs);
         leases_close(store);
         if (store->db.path != NULL)
@@ -241,6 +244,13 @@ void store_limit_threads(struct store *store, unsigned threads)
 unsigned store_threads(struct store *store)
 {
     return workers_threads(store->workers);
+}
+
+int store_index_rebuild(struct store *store, struct error *err)
+{
+    int r = store_refresh(store, err);
+
+    return r < 0 ? r : packs_write_runs(&store->packs, true, err);
 }
 
 /* ---- reading ---- */
@@ -281,6 +291,9 @@ static int find_object(struct store *store, enum pack_kind kind, struct page_ref
             return r;
         n = packs_find(&store->packs, kind, id, false, 0, UINT32_MAX, at, COPIES_MAX);
     }
+    /* The index only proposes: nothing is lost because it lacks an entry. */
+    if (n == 0)
+        n = packs_search(&store->packs, kind, id, at, COPIES_MAX);
     return n < COPIES_MAX ? (int)n : COPIES_MAX;
 }
 

@@ -9,6 +9,7 @@
  *   DIR/packs/ID.tmp      a pack some process is writing (flocked by it)
  *   DIR/leases            empty; whoever uses the store locks a byte of it
  *   DIR/reserve           room for the catalogue on a full disk
+ *   DIR/index/N.run       which packs may have a key: a cache (run.h)
  *
  * Crash order: pack data, fdatasync, rename, fsync of the directory, then the
  * SQLite commit. A pack the catalogue does not list is not part of the store.

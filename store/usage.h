@@ -97,4 +97,9 @@ struct verify_result {
 int store_verify(struct store *store, const struct verify_options *options,
                  struct verify_result *out, struct error *err);
 
+/* Makes the files of the index (DIR/index) anew from the footers of all packs that
+ * can be read. They are a cache: nothing is lost with them, and a store whose index
+ * is missing or damaged does this by itself when it is next written to. */
+int store_index_rebuild(struct store *store, struct error *err);
+
 #endif

@@ -99,6 +99,19 @@ static int report(struct verify *v)
     return 0;
 }
 
+/* ---- index ---- */
+
+static int note_index(const char *file, uint64_t offset, const char *what, void *context)
+{
+    return verify_note(context, file, offset, what, VERIFY_MENDABLE, NULL);
+}
+
+/* It is a cache, and still each of its bytes is to be what was written. */
+static int check_index(struct verify *v)
+{
+    return packs_check_runs(&v->store->packs, note_index, v, v->err);
+}
+
 /* ---- catalogue ---- */
 
 static void note_complaint(const char *complaint, void *context)
@@ -216,8 +229,7 @@ static int64_t finding_of(struct verify *v, enum pack_kind kind, const struct lo
     return -1;
 }
 
-/* The object is nowhere. It may have been in a pack whose footer was unreadable
- * when it was loaded. */
+/* The object is nowhere. It may have been in a pack whose footer is unreadable. */
 static int blame_damaged(struct verify *v, enum pack_kind kind)
 {
     bool blamed = false;
@@ -225,7 +237,7 @@ static int blame_damaged(struct verify *v, enum pack_kind kind)
     for (uint32_t i = 0; i < v->pack_count; i++) {
         const struct pack *pack = packs_get(&v->store->packs, i);
 
-        if (v->unusable[i] != 0 && pack->index == NULL && pack->kind == kind) {
+        if (v->unusable[i] != 0 && pack->kind == kind) {
             hit(v, v->unusable[i] - 1, v->current);
             blamed = true;
         }
@@ -416,6 +428,8 @@ int store_verify(struct store *store, const struct verify_options *options,
         r = verify_packs(&v);
     if (r == 0)
         r = check_manifests(&v);
+    if (r == 0)
+        r = check_index(&v);
     if (r == 0)
         r = check_checkpoints(&v);
     if (r == 0)

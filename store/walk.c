@@ -208,7 +208,7 @@ int page_marks_set(struct page_marks *marks, struct page_ref ref)
     if (at.pack >= marks->count && grow(marks, packs_count(packs)) < 0)
         return -ENOMEM;
     if (marks->bits[at.pack] == NULL)
-        marks->bits[at.pack] = calloc(1, packs_get(packs, at.pack)->index->object_count / 8u + 1);
+        marks->bits[at.pack] = calloc(1, packs_get(packs, at.pack)->objects / 8u + 1);
     if (marks->bits[at.pack] == NULL)
         return -ENOMEM;
     byte = &marks->bits[at.pack][at.object / 8];
