@@ -568,12 +568,27 @@ int packs_read(struct packs *packs, const struct location *at, struct cached_gro
     return r;
 }
 
+/* A disk that could not be read may be readable the next time: once it has been said,
+ * it is tried again. */
+static void forgive_locked(struct packs *packs)
+{
+    for (uint32_t i = 0; i < packs->count && packs->damaged != 0; i++) {
+        struct pack *pack = packs->list[i];
+
+        if (pack->damage == NULL || pack->damage_errnum != EIO)
+            continue;
+        free(steal_pointer(pack->damage));
+        packs->damaged--;
+        packs->settled = 0;
+    }
+}
+
 int packs_missing(struct packs *packs, const char *what, struct error *err)
 {
     const struct pack *damaged = NULL;
     int r;
 
-    pthread_rwlock_rdlock(&packs->lock);
+    pthread_rwlock_wrlock(&packs->lock);
     for (uint32_t i = 0; i < packs->count && damaged == NULL && packs->damaged != 0; i++)
         damaged = packs->list[i]->damage != NULL ? packs->list[i] : NULL;
     if (damaged == NULL)
@@ -582,6 +597,7 @@ int packs_missing(struct packs *packs, const char *what, struct error *err)
         r = error_set(err, STATUS_CORRUPT, damaged->damage_errnum == EIO ? EIO : EBADMSG,
                       "%s cannot be found; a pack of the store is damaged: %s", what,
                       damaged->damage);
+    forgive_locked(packs);
     pthread_rwlock_unlock(&packs->lock);
     error_hint(err, "'stasis verify' names everything that is damaged and what it hits");
     return r;
