@@ -73,10 +73,13 @@ static int set_bit(struct marks *m, struct gc_pack *pack, uint32_t object, bool 
 
 static int missing(struct marks *m, enum pack_kind kind)
 {
-    error_corrupt(m->err, "a checkpoint needs a %s that is in no pack",
-                  kind == PACK_PAGES ? "page" : "map node");
+    int r = packs_missing(&m->store->packs,
+                          kind == PACK_PAGES ? "a page that a checkpoint needs"
+                                             : "a map node that a checkpoint needs",
+                          m->err);
+
     error_hint(m->err, "'stasis verify' names what is damaged; repair or remove that first");
-    return -EBADMSG;
+    return r;
 }
 
 /* All copies count as needed; whether one is as good as the other is seen when a
