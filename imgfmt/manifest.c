@@ -532,6 +532,9 @@ int manifest_decode(const char *text, size_t length, struct manifest *out, struc
         return error_corrupt(err, "manifest: %zu bytes, the limit is %u", length,
                              MANIFEST_MAX_SIZE);
     _cleanup_json_ json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
+    /* Of running out of memory jansson says nothing, or takes it for a bad token. */
+    if (json == NULL && where.text[0] == '\0')
+        return error_errno(err, ENOMEM, "reading a manifest");
     if (json == NULL)
         return error_corrupt(err, "manifest: not JSON at byte %d", where.position);
     int r = decode(json, &m, err);

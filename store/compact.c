@@ -123,11 +123,12 @@ static int open_pack(struct compaction *c, struct stream *s, struct error *err)
 
 static int close_pack(struct compaction *c, struct stream *s, struct error *err)
 {
-    struct new_pack *pack = &c->packs[s->pack];
+    struct new_pack *pack;
     int r = s->writer != NULL ? pack_writer_finish(s->writer, err) : 0;
 
     if (r < 0 || s->writer == NULL)
         return r;
+    pack = &c->packs[s->pack];
     pack_writer_free(steal_pointer(s->writer));
     r = pack_index_read(pack->fd, pack->name, &pack->index, err);
     if (r == 0)

@@ -328,9 +328,16 @@ static void row_sum(sqlite3_context *context, int count, sqlite3_value **values)
     for (int i = 0; i < count; i++) {
         const void *bytes = sqlite3_value_blob(values[i]);
         uint32_t length = (uint32_t)sqlite3_value_bytes(values[i]);
+        int type = sqlite3_value_type(values[i]);
         uint8_t head[8] = {0};
 
-        store_le32(head, (uint32_t)sqlite3_value_type(values[i]));
+        /* A number as text takes memory. No sum is better than a wrong one. */
+        if (bytes == NULL && (type == SQLITE_INTEGER || type == SQLITE_FLOAT)) {
+            digest_stream_free(stream);
+            sqlite3_result_error_nomem(context);
+            return;
+        }
+        store_le32(head, (uint32_t)type);
         store_le32(head + 4, length);
         digest_stream_update(stream, head, sizeof(head));
         if (length != 0)

@@ -77,9 +77,11 @@ static int check_rows(struct collector *c)
 {
     _cleanup_(db_unlockp) struct db *locked = db_locked(&c->store->db);
 
+    int r = store_packs_are_listed_right(c->store, c->err);
+
     (void)locked;
-    if (store_packs_are_listed_right(c->store))
-        return 0;
+    if (r != 0)
+        return r < 0 ? r : 0;
     error_corrupt(c->err, "the store's catalogue.db has a damaged entry of a pack,"
                           " so nothing is removed");
     error_hint(c->err, "'stasis verify' says which");

@@ -55,8 +55,9 @@ int store_insert_pack(struct db *db, const struct pack_index *index, struct erro
  * number. */
 int store_next_epoch(struct db *db, int64_t *out, struct error *err);
 
-/* Are all rows of packs what they were when they were written? db.lock is held. */
-bool store_packs_are_listed_right(struct store *store);
+/* Are all rows of packs what they were when they were written? 1, 0 or negative errno.
+ * db.lock is held. */
+int store_packs_are_listed_right(struct store *store, struct error *err);
 
 /* Makes a file for a new pack in packs/ and locks it, so that nobody takes it for a
  * leftover while it is open. Returns its descriptor. */

@@ -47,13 +47,14 @@ int store_next_epoch(struct db *db, int64_t *out, struct error *err)
     return r < 0 ? r : db_get_int(db, out, err, "SELECT value FROM meta WHERE key = 'epoch'", "");
 }
 
-bool store_packs_are_listed_right(struct store *store)
+int store_packs_are_listed_right(struct store *store, struct error *err)
 {
     int64_t one;
+    int r =
+        db_get_int(&store->db, &one, err,
+                   "SELECT 1 FROM pack NOT INDEXED WHERE sum IS NOT " DB_PACK_SUM " LIMIT 1", "");
 
-    return db_get_int(&store->db, &one, NULL,
-                      "SELECT 1 FROM pack NOT INDEXED WHERE sum IS NOT " DB_PACK_SUM " LIMIT 1",
-                      "") == -ENOENT;
+    return r == -ENOENT ? 1 : r;
 }
 
 /* ---- keeping up ---- */

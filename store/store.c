@@ -75,7 +75,7 @@ static int is_listed(struct store *store, const char *name)
     if (r == -ENOENT)
         r = db_get_int(&store->db, &one, NULL, "SELECT 1 FROM pack NOT INDEXED WHERE id = ?", "b",
                        id, sizeof(id));
-    if (r == -ENOENT && store_packs_are_listed_right(store))
+    if (r == -ENOENT && store_packs_are_listed_right(store, NULL) == 1)
         r = 1;
     db_unlock(&store->db);
     return r == 1 ? 0 : 1;

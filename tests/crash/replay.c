@@ -113,6 +113,8 @@ static void check_disk(struct run *run, uint64_t sum, uint64_t torn, const struc
     _cleanup_free_ char *store = io_format("%s/store", dir);
     const char *wrong;
 
+    if (run->replay->every > 1 && next_random(run) % run->replay->every != 0)
+        return;
     run->result->disks++;
     io_remove_tree(dir);
     if (mkdir(dir, 0700) < 0)

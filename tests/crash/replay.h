@@ -12,6 +12,7 @@ struct replay {
     uint64_t seed;   /* of what is chosen at random */
     unsigned pairs;  /* try all pairs of lost steps where so many may be lost, or fewer */
     unsigned random; /* so many further crashes at each position */
+    unsigned every;  /* check every Nth disk; 0: all */
     bool stop;       /* at the first failure */
 };
 

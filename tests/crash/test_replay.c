@@ -21,6 +21,15 @@
 static struct replay options = {.seed = 1, .pairs = 8, .random = 5, .stop = true};
 static const char *only;
 
+/* Sanitizers make it slow: some of the disks do there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
 struct recorded {
     char root[64];
     struct model model;
@@ -122,6 +131,7 @@ static void read_options(int argc, char **argv)
         if (strcmp(argv[i], "--long") == 0) {
             options.pairs = 60;
             options.random = 2000;
+            options.every = 1;
         } else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
             options.seed = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
@@ -139,6 +149,9 @@ int main(int argc, char **argv)
     };
     size_t count = 3;
 
+#ifdef SANITIZED
+    options.every = 8;
+#endif
     read_options(argc, argv);
     for (size_t i = 0; i < workload_count; i++)
         tests[count++] =

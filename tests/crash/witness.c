@@ -21,22 +21,41 @@ enum { LINE_MAX_BYTES = 256, LINES_MAX = 512, FLIGHT_MAX = 6, DISK_PAGES_MAX = 4
 
 /* ---- disks ---- */
 
+static void fill_disk(const struct disk *disk, uint8_t *bytes)
+{
+    for (unsigned i = 0; i < disk->pages; i++) {
+        uint8_t *page = bytes + (size_t)i * STASIS_PAGE_SIZE;
+
+        if (disk->seeds[i] != 0)
+            fill_page(page, disk->seeds[i]);
+        else
+            memset(page, 0, STASIS_PAGE_SIZE);
+    }
+}
+
 static uint8_t *disk_bytes(const struct disk *disk)
 {
-    uint8_t *bytes = calloc(disk->pages + 1u, STASIS_PAGE_SIZE);
+    uint8_t *bytes = malloc((disk->pages + 1u) * STASIS_PAGE_SIZE);
 
     if (bytes == NULL)
         abort();
-    for (unsigned i = 0; i < disk->pages; i++)
-        if (disk->seeds[i] != 0)
-            fill_page(bytes + (size_t)i * STASIS_PAGE_SIZE, disk->seeds[i]);
+    fill_disk(disk, bytes);
+    return bytes;
+}
+
+/* The same, where no memory can be had: valid until the next. */
+static const uint8_t *disk_bytes_static(const struct disk *disk)
+{
+    static uint8_t bytes[DISK_PAGES_MAX * STASIS_PAGE_SIZE];
+
+    fill_disk(disk, bytes);
     return bytes;
 }
 
 int put_disk(struct store *store, const struct disk *disk, const struct put *put,
              struct digest *id_out, struct error *err)
 {
-    _cleanup_free_ uint8_t *bytes = disk_bytes(disk);
+    const uint8_t *bytes = disk_bytes_static(disk);
     uint64_t size = (uint64_t)disk->pages * STASIS_PAGE_SIZE;
     struct ingest *in = NULL;
     struct digest root;
