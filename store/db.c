@@ -281,7 +281,8 @@ int db_commit(struct db *db, struct error *err)
 void db_rollback(struct db *db)
 {
     if (!sqlite3_get_autocommit(db->handle))
-        sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+        sqlite3_step(db->rollback);
+    sqlite3_reset(db->rollback);
 }
 
 int db_column_digest(sqlite3_stmt *stmt, int column, struct digest *out, struct error *err)
@@ -413,6 +414,9 @@ int db_open(struct db *db, const char *path, bool may_be_new, struct error *err)
                           "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;",
                           NULL, NULL, NULL);
     }
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v3(db->handle, "ROLLBACK", -1, SQLITE_PREPARE_PERSISTENT,
+                                &db->rollback, NULL);
     if (rc != SQLITE_OK)
         return db_error(db, rc, err);
     r = has_schema(db, err);
@@ -423,6 +427,7 @@ int db_open(struct db *db, const char *path, bool may_be_new, struct error *err)
 
 void db_close(struct db *db)
 {
+    sqlite3_finalize(steal_pointer(db->rollback));
     if (db->handle != NULL)
         sqlite3_close(db->handle);
     db->handle = NULL;

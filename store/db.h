@@ -14,6 +14,7 @@
 
 struct db {
     sqlite3 *handle;
+    sqlite3_stmt *rollback; /* ready: there may be no memory when it is needed */
     char *path;
     pthread_mutex_t lock;
 };

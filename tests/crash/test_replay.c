@@ -21,7 +21,8 @@
 static struct replay options = {.seed = 1, .pairs = 8, .random = 5, .stop = true};
 static const char *only;
 
-/* Sanitizers make it slow: some of the disks do there. */
+/* Sanitizers make it slow, and short keys are for the second time: some of the disks do
+ * there. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
 #elif defined(__has_feature)
@@ -151,6 +152,8 @@ int main(int argc, char **argv)
 
 #ifdef SANITIZED
     options.every = 8;
+#elif defined(STASIS_KEY_BITS)
+    options.every = 3;
 #endif
     read_options(argc, argv);
     for (size_t i = 0; i < workload_count; i++)
