@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <sys/stat.h>
 #include <zstd.h>
 
@@ -213,78 +212,4 @@ void bench_map_overhead(const char *work)
     print_figure("store.map.clustered", overhead(store, &base, numbers, DIRTY), 2, 1, "lower", "%");
     store_close(store);
     remove_tree(dir);
-}
-
-/* ---- the index ---- */
-
-#define INDEXED (UINT64_C(1) << 20)
-
-/* Pages that are quickly made and stored, all different. */
-static struct page_ref *fill_store(const char *dir)
-{
-    _cleanup_(ingest_freep) struct ingest *in = NULL;
-    struct store *store = open_store(dir);
-    struct page_ref *ids = calloc(INDEXED, sizeof(*ids));
-    struct error err = ERROR_INIT;
-    uint64_t page[STASIS_PAGE_SIZE / sizeof(uint64_t)] = {0};
-    struct digest root;
-
-    if (ids == NULL)
-        fail("out of memory");
-    need(ingest_begin(store, &in, &err), &err, "beginning");
-    for (uint64_t i = 0; i < INDEXED; i++) {
-        page[0] = i + 1;
-        need(ingest_page(in, page, &ids[i], &err), &err, "storing a page");
-    }
-    need(ingest_memory(in, page, PAGE, &root, &err), &err, "making a map");
-    commit_map(in, &root, PAGE);
-    ingest_free(steal_pointer(in));
-    store_close(store);
-    return ids;
-}
-
-static double memory_in_use(void)
-{
-    struct mallinfo2 info = mallinfo2();
-
-    return (double)info.uordblks + (double)info.hblkhd;
-}
-
-static double lookups(struct store *store, const struct page_ref *ids)
-{
-    uint64_t random = 1, found = 0;
-    double begin = cpu_seconds();
-    struct location at;
-
-    for (uint64_t i = 0; i < INDEXED; i++)
-        found += packs_find(&store->packs, PACK_PAGES, ids[random_next(&random) % INDEXED], false,
-                            0, UINT32_MAX, &at, 1);
-    begin = cpu_seconds() - begin;
-    if (found < INDEXED)
-        fail("what is in the store is not found");
-    return (double)INDEXED / begin * 1e-6;
-}
-
-void bench_index(const char *work)
-{
-    _cleanup_free_ char *dir = work_path(work, "index");
-    _cleanup_free_ struct page_ref *ids = fill_store(dir);
-    struct runs look = {0}, open = {0};
-    double bytes = 0;
-
-    for (unsigned i = 0; i < 7; i++) {
-        double before = memory_in_use(), begin = seconds_now();
-        struct store *store = open_store(dir);
-
-        /* Everything is in use from here on. The limit is for ten million. */
-        runs_add(&open, (seconds_now() - begin) * 1e3, 100.0 * (double)INDEXED / 10e6);
-        bytes = (memory_in_use() - before) / (double)INDEXED;
-        runs_add(&look, lookups(store, ids), floor_lookups(ids, INDEXED));
-        store_close(store);
-    }
-    remove_tree(dir);
-    print_figure("store.index.bytes-a-page", bytes, 16, 1, "lower", "B");
-    print_runs("store.index.open-1Mi-pages", &open, 1, "lower", "ms");
-    /* 20 million a second where a bare table does 38. */
-    print_runs("store.index.lookups", &look, 20.0 / 38, "higher", "M/s");
 }

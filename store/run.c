@@ -270,18 +270,30 @@ static int map_run(struct run *run, uint64_t size, struct error *err)
 
 int run_open(int dirfd, const char *name, struct run **out, struct error *err)
 {
+    int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return error_errno(err, errno, "opening index/%s", name);
+    return run_open_fd(fd, name, out, err);
+}
+
+int run_open_fd(int fd, const char *name, struct run **out, struct error *err)
+{
     _cleanup_(run_freep) struct run *run = calloc(1, sizeof(*run));
     uint8_t header[HEADER_SIZE];
     struct stat st;
     uint64_t size;
     int r;
 
-    if (run == NULL || (run->name = strdup(name)) == NULL) {
-        error_errno(err, ENOMEM, "opening index/%s", name);
-        return -ENOMEM;
+    if (run == NULL) {
+        close(fd);
+        return error_errno(err, ENOMEM, "opening index/%s", name);
     }
-    run->fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (run->fd < 0 || fstat(run->fd, &st) < 0)
+    run->fd = fd;
+    run->name = strdup(name);
+    if (run->name == NULL)
+        return error_errno(err, ENOMEM, "opening index/%s", name);
+    if (fstat(run->fd, &st) < 0)
         return error_errno(err, errno, "opening index/%s", name);
     r = read_part(run->fd, name, header, sizeof(header), 0, err);
     if (r == 0)

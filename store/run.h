@@ -98,6 +98,8 @@ int64_t run_pack_of(const struct run *run, int64_t seq);
 
 /* Opens a run. -EBADMSG and what is wrong with it; slots are not read yet. */
 int run_open(int dirfd, const char *name, struct run **out, struct error *err);
+/* The same of an open file, which it takes over; name is for messages. */
+int run_open_fd(int fd, const char *name, struct run **out, struct error *err);
 
 /* The ids of the objects of a pack, 16 bytes each, or NULL and err; valid as long as
  * the run is written. */

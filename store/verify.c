@@ -109,7 +109,15 @@ static int note_index(const char *file, uint64_t offset, const char *what, void 
 /* It is a cache, and still each of its bytes is to be what was written. */
 static int check_index(struct verify *v)
 {
-    return packs_check_runs(&v->store->packs, note_index, v, v->err);
+    size_t before = v->finding_count;
+    int r = packs_check_runs(&v->store->packs, note_index, v, v->err);
+
+    if (r < 0 || v->finding_count == before || !v->options->repair)
+        return r;
+    r = store_index_rebuild(v->store, v->err);
+    for (size_t i = before; r == 0 && i < v->finding_count; i++)
+        v->findings[i].state = VERIFY_MENDED;
+    return r;
 }
 
 /* ---- catalogue ---- */

@@ -161,6 +161,8 @@ static int run_verify(struct cli *cli, const struct arguments *args, struct erro
     };
     int r = cli_store(cli, err);
 
+    if (r == 0 && arguments_has(args, "rebuild-index"))
+        r = store_index_rebuild(cli->store, err);
     return r < 0 ? r : verify(cli, &options, err);
 }
 
@@ -293,6 +295,7 @@ static const struct option_spec verify_options[] = {
      .value = "TIME",
      .help = "leave out packs found good less long ago"},
     {.name = "again", .help = "begin anew, not where a stopped run was"},
+    {.name = "rebuild-index", .help = "first make the index anew from the packs"},
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -300,7 +303,8 @@ static const struct option_spec verify_options[] = {
 const struct command command_verify = {
     .name = "verify",
     .summary = "Read the whole store again and check every byte",
-    .usage = "verify [--rate BYTES] [--max-age TIME] [--again] [--json]",
+    .usage = "verify [--rate BYTES] [--max-age TIME] [--again] [--json]\n"
+             "verify --rebuild-index [--json]",
     .details = "Every byte of every pack is checked against checksums, every group against its "
                "SHA-256 and the keys of its pages, every map down to its pages, every manifest "
                "against its id. What was checked longest ago comes first, and a run that was "
