@@ -15,6 +15,7 @@
 #define CANONICAL (JSON_SORT_KEYS | JSON_COMPACT)
 
 #define SECTOR_SIZE 512u
+#define MAC_MULTICAST 1u /* in the first byte: the address of many */
 #define SPACE_BYTES_MAX (MAP_PAGES_MAX << STASIS_PAGE_SHIFT)
 #define CREATED_MAX_US INT64_C(253402300799999999) /* the last of the year 9999 */
 
@@ -55,6 +56,21 @@ static bool space_name_is_valid(const char *name)
     return name[length] == '\0' && length <= MANIFEST_SPACE_NAME_MAX;
 }
 
+static int check_nets(const struct machine_config *c, struct error *err)
+{
+    static const uint8_t none[MANIFEST_MAC_SIZE];
+
+    if (c->net_count > MANIFEST_NETS_MAX)
+        return error_corrupt(err, "%u network cards, a machine has up to %d", c->net_count,
+                             MANIFEST_NETS_MAX);
+    for (uint32_t i = 0; i < c->net_count; i++) {
+        const uint8_t *mac = c->nets[i].mac;
+        if ((mac[0] & MAC_MULTICAST) != 0 || memcmp(mac, none, sizeof(none)) == 0)
+            return error_corrupt(err, "network card %u has no station's MAC address", i);
+    }
+    return 0;
+}
+
 static int check_config(const struct machine_config *c, struct error *err)
 {
     if (c->vcpus < 1 || c->vcpus > MANIFEST_VCPUS_MAX)
@@ -66,6 +82,9 @@ static int check_config(const struct machine_config *c, struct error *err)
     if (c->disk_count > MANIFEST_DISKS_MAX)
         return error_corrupt(err, "%u disks, a machine has up to %d", c->disk_count,
                              MANIFEST_DISKS_MAX);
+    int r = check_nets(c, err);
+    if (r < 0)
+        return r;
     size_t length = strnlen(c->cmdline, sizeof(c->cmdline));
     if (length > MANIFEST_CMDLINE_MAX)
         return error_corrupt(err, "kernel command line of more than %d bytes",
@@ -190,6 +209,29 @@ static json_t *disks_to_json(const struct machine_config *config)
     return object_or_null(disks, failed);
 }
 
+const char *manifest_mac_text(const uint8_t mac[MANIFEST_MAC_SIZE],
+                              char text[MANIFEST_MAC_TEXT_SIZE])
+{
+    snprintf(text, MANIFEST_MAC_TEXT_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+             mac[3], mac[4], mac[5]);
+    return text;
+}
+
+static json_t *nets_to_json(const struct machine_config *config)
+{
+    char text[MANIFEST_MAC_TEXT_SIZE];
+    json_t *nets = json_array();
+    int failed = 0;
+
+    for (uint32_t i = 0; i < config->net_count; i++) {
+        json_t *net = json_object();
+        set(net, "mac", json_string(manifest_mac_text(config->nets[i].mac, text)), &failed);
+        if (json_array_append_new(nets, net) != 0)
+            failed = 1;
+    }
+    return object_or_null(nets, failed);
+}
+
 json_t *machine_config_to_json(const struct machine_config *config)
 {
     json_t *object = json_object();
@@ -198,6 +240,8 @@ json_t *machine_config_to_json(const struct machine_config *config)
     set(object, "cmdline", json_string(config->cmdline), &failed);
     set(object, "disks", disks_to_json(config), &failed);
     set(object, "memory_bytes", u64_to_json(config->memory_bytes), &failed);
+    if (config->net_count > 0)
+        set(object, "net", nets_to_json(config), &failed);
     set(object, "rng", json_boolean(config->rng), &failed);
     set(object, "vcpus", u64_to_json(config->vcpus), &failed);
     return object_or_null(object, failed);
@@ -346,6 +390,34 @@ static int get_disks(const json_t *array, struct machine_config *out, struct err
     return 0;
 }
 
+/* In the one spelling that manifest_mac_text() gives. */
+static bool parse_mac(const char *text, uint8_t mac[MANIFEST_MAC_SIZE])
+{
+    char again[MANIFEST_MAC_TEXT_SIZE];
+
+    if (text == NULL || sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &mac[0], &mac[1],
+                               &mac[2], &mac[3], &mac[4], &mac[5]) != (int)MANIFEST_MAC_SIZE)
+        return false;
+    return strcmp(manifest_mac_text(mac, again), text) == 0;
+}
+
+/* Absent where there is none. */
+static int get_nets(const json_t *array, struct machine_config *out, struct error *err)
+{
+    if (array == NULL)
+        return 0;
+    size_t count = json_array_size(array);
+    if (count == 0 || count > MANIFEST_NETS_MAX)
+        return wrong(err, "net", "an array of network cards");
+    for (size_t i = 0; i < count; i++) {
+        const json_t *mac = json_object_get(json_array_get(array, i), "mac");
+        if (!parse_mac(json_string_value(mac), out->nets[i].mac))
+            return wrong(err, "mac", "a MAC address");
+    }
+    out->net_count = (uint32_t)count;
+    return 0;
+}
+
 int machine_config_from_json(const json_t *json, struct machine_config *out, struct error *err)
 {
     const json_t *cmdline = json_object_get(json, "cmdline");
@@ -359,6 +431,7 @@ int machine_config_from_json(const json_t *json, struct machine_config *out, str
         (r = get_u64(json, "memory_bytes", SPACE_BYTES_MAX, &c.memory_bytes, err)) < 0 ||
         (r = get_bool(json, "rng", &c.rng, err)) < 0 ||
         (r = get_disks(json_object_get(json, "disks"), &c, err)) < 0 ||
+        (r = get_nets(json_object_get(json, "net"), &c, err)) < 0 ||
         (r = check_config(&c, err)) < 0)
         return r;
     *out = c;

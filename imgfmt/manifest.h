@@ -20,6 +20,9 @@
 #define MANIFEST_SPACE_NAME_MAX 15
 #define MANIFEST_CMDLINE_MAX 2047 /* x86 boot protocol: COMMAND_LINE_SIZE - 1 */
 #define MANIFEST_VCPUS_MAX 16
+#define MANIFEST_NETS_MAX 4 /* virtio-net devices of one machine */
+#define MANIFEST_MAC_SIZE 6u
+#define MANIFEST_MAC_TEXT_SIZE 18 /* "52:54:00:12:34:56" and its NUL */
 #define MANIFEST_MAX_SIZE (1u << 20)
 
 /*
@@ -41,7 +44,11 @@ struct machine_config {
     struct {
         bool read_only;
     } disks[MANIFEST_DISKS_MAX];
-    bool rng; /* has a virtio-rng device */
+    bool rng;           /* has a virtio-rng device */
+    uint32_t net_count; /* virtio-net devices; what they are connected to is the host's matter */
+    struct {
+        uint8_t mac[MANIFEST_MAC_SIZE]; /* of one station, not 0 */
+    } nets[MANIFEST_NETS_MAX];
 };
 
 enum checkpoint_kind {
@@ -72,7 +79,7 @@ int manifest_space_set(struct manifest *m, const char *name, uint64_t size_bytes
  * What must hold of every manifest: ranges; memory, a page multiple, and device
  * state exactly when warm; for each disk of the config a space of whole sectors;
  * space names of [a-z][a-z0-9]*, each once; no control character in the command
- * line. -EBADMSG and what is wrong.
+ * line; MAC addresses of stations. -EBADMSG and what is wrong.
  */
 int manifest_check(const struct manifest *m, struct error *err);
 
@@ -90,6 +97,10 @@ int manifest_decode(const char *text, size_t length, struct manifest *out, struc
 /* SHA-256 of the canonical bytes of a manifest one has made. As
  * manifest_encode(). */
 int manifest_id(const struct manifest *m, struct digest *out);
+
+/* As lower-case hex with colons; returns text. */
+const char *manifest_mac_text(const uint8_t mac[MANIFEST_MAC_SIZE],
+                              char text[MANIFEST_MAC_TEXT_SIZE]);
 
 /* The config as JSON, as in the manifest; a new reference. NULL if out of memory. */
 json_t *machine_config_to_json(const struct machine_config *config);

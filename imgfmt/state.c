@@ -73,6 +73,8 @@ const char *state_type_name(enum state_type type)
         return "virtio.blk";
     case STATE_VIRTIO_RNG:
         return "virtio.rng";
+    case STATE_VIRTIO_NET:
+        return "virtio.net";
     }
     return "unknown";
 }

@@ -48,6 +48,7 @@ enum state_type {
     STATE_VIRTIO_MMIO = 80, /* transport: registers and queues */
     STATE_VIRTIO_BLK = 81,
     STATE_VIRTIO_RNG = 82,
+    STATE_VIRTIO_NET = 83,
 };
 
 #define STATE_FLAG_OPTIONAL 1u

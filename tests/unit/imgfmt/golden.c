@@ -59,6 +59,9 @@ static void manifests_of_schema_1(void **state)
     sample_warm(&m);
     check_manifest("manifest-1-warm.json", &m,
                    "0134a6662abc1c587a5efb57f7a86a2e3320083e77e7fad3d4dd4a8b78b77a42");
+    sample_net(&m);
+    check_manifest("manifest-1-net.json", &m,
+                   "7e8906a64c557593330d261e204b46ba68af63bbd75a3b89fda75f6c375520c5");
 }
 
 static void check_node(const char *name, const struct map_node *want)

@@ -57,6 +57,8 @@ int main(int argc, char **argv)
     save_manifest(argv[1], "manifest-1-cold.json", &m);
     sample_warm(&m);
     save_manifest(argv[1], "manifest-1-warm.json", &m);
+    sample_net(&m);
+    save_manifest(argv[1], "manifest-1-net.json", &m);
     sample_leaf(&node);
     save_node(argv[1], "map-1-leaf.node", &node);
     sample_inner(&node);

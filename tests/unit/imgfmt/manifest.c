@@ -127,6 +127,9 @@ static void nothing_is_encoded_that_could_not_be_decoded(void **state)
     REFUSED(m.config.memory_bytes = UINT64_MAX - STASIS_PAGE_SIZE + 1);
     REFUSED(m.config.disk_count = MANIFEST_DISKS_MAX + 1);
     REFUSED(m.config.disk_count = 3); /* there is no space disk2 */
+    REFUSED(m.config.net_count = 1);  /* without an address */
+    REFUSED(m.config.net_count = MANIFEST_NETS_MAX + 1);
+    REFUSED((m.config.net_count = 1, m.config.nets[0].mac[0] = 1));
     REFUSED(memset(m.config.cmdline, 'x', sizeof(m.config.cmdline)));
     REFUSED(m.config.cmdline[0] = '\n');
     REFUSED(m.space_count = MANIFEST_SPACES_MAX + 1);
@@ -236,6 +239,33 @@ static void wrong_types_and_ranges_are_refused(void **state)
         expect(sample_warm, edits[i][0], edits[i][1], -EBADMSG);
 }
 
+static void network_cards_have_addresses_of_stations(void **state)
+{
+    static const char mac[] = "\"52:54:00:12:34:56\"";
+    static const char *const edits[] = {
+        "\"53:54:00:12:34:56\"",
+        "\"00:00:00:00:00:00\"",
+        "\"ff:ff:ff:ff:ff:ff\"",
+        "\"52:54:00:12:34\"",
+        "\"52:54:0:12:34:56\"",
+        "\"52:54:00:12:34:56:78\"",
+        "\"52:54:00:12:34:5g\"",
+        "\"5C:54:00:12:34:56\"",
+        "\" 2:54:00:12:34:56\"",
+        "\"52-54-00-12-34-56\"",
+        "\"\"",
+        "7",
+        "null",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++)
+        expect(sample_net, mac, edits[i], -EBADMSG);
+    expect(sample_net, "\"net\":[{", "\"net\":[[],{", -EBADMSG);
+    expect(sample_cold, "\"rng\"", "\"net\":[],\"rng\"", -EBADMSG);
+    expect(sample_cold, "\"rng\"", "\"net\":null,\"rng\"", -EBADMSG);
+}
+
 static void only_the_canonical_spelling_is_accepted(void **state)
 {
     static const char *const edits[][2] = {
@@ -337,6 +367,7 @@ int main(void)
         cmocka_unit_test(nothing_is_encoded_that_could_not_be_decoded),
         cmocka_unit_test(a_command_line_must_be_utf8),
         cmocka_unit_test(wrong_types_and_ranges_are_refused),
+        cmocka_unit_test(network_cards_have_addresses_of_stations),
         cmocka_unit_test(only_the_canonical_spelling_is_accepted),
         cmocka_unit_test(newer_manifests_are_told_from_broken_ones),
         cmocka_unit_test(compatible_additions_are_skipped),

@@ -73,6 +73,17 @@ void sample_warm(struct manifest *out)
     out->state_bytes = 12345;
 }
 
+void sample_net(struct manifest *out)
+{
+    static const uint8_t macs[][MANIFEST_MAC_SIZE] = {{0x52, 0x54, 0, 0x12, 0x34, 0x56},
+                                                      {0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54}};
+
+    sample_cold(out);
+    for (; out->config.net_count < 2; out->config.net_count++)
+        memcpy(out->config.nets[out->config.net_count].mac, macs[out->config.net_count],
+               MANIFEST_MAC_SIZE);
+}
+
 int sample_state(struct buffer *out)
 {
     struct state_writer w;

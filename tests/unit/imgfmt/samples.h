@@ -23,6 +23,7 @@ void sample_inner(struct map_node *out);
 
 void sample_cold(struct manifest *out);
 void sample_warm(struct manifest *out);
+void sample_net(struct manifest *out); /* sample_cold() with network cards */
 
 /* Three records: vCPU registers, a serial port, and one that may be skipped. */
 int sample_state(struct buffer *out);
