@@ -295,6 +295,7 @@ static int save_stopped(struct cli *cli, const char *name, const struct digest *
         .keep_overlays = true,
         .boot = true,
         .paused = true,
+        .offline = true, /* its ports may be taken */
     };
 
     int r = machine_spawn(&cli->home, name, &start, err);

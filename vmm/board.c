@@ -167,13 +167,69 @@ static int open_disk(struct board *board, struct store *store, const struct mani
                      err);
 }
 
-/* Slots in order: the disks, then the entropy source. */
-static int add_devices(struct board *board, struct store *store, const struct manifest *m,
-                       const char *dir, bool keep, struct error *err)
+/* From the network's thread. */
+static void on_frame(const uint8_t *frame, size_t length, void *context)
 {
-    for (unsigned i = 0; i < m->config.disk_count; i++) {
-        int r = open_disk(board, store, m, i, dir, keep, err);
+    struct board_net *net = context;
+
+    pthread_mutex_lock(&net->board->device_lock);
+    virtio_net_receive(net->card, frame, length);
+    pthread_mutex_unlock(&net->board->device_lock);
+}
+
+static int add_net(struct board *board, unsigned index, const struct net_settings *settings,
+                   struct error *err)
+{
+    struct board_net *net = &board->nets[index];
+    const unsigned slot = board->virtio_count;
+    struct irq_line irq = irq_of(board, layout_virtio_gsi(slot));
+    struct net_backend backend;
+
+    if (settings->mode == NET_MODE_USER) {
+        int r = net_user_create(index, settings->forwards, index == 0 ? settings->forward_count : 0,
+                                &net->network, err);
         if (r < 0)
+            return r;
+        backend = net_user_backend(net->network);
+    }
+    net->board = board;
+    net->card = virtio_net_create((uint16_t)slot, board->config.nets[index].mac,
+                                  net->network != NULL ? &backend : NULL, board->memory, &irq);
+    return add_virtio(board, net->card, err);
+}
+
+static int add_nets(struct board *board, const struct net_settings *settings, struct error *err)
+{
+    if (settings->forward_count > 0 && board->config.net_count == 0) {
+        error_set(err, STATUS_USAGE, ENODEV, "the machine has no network card to forward to");
+        error_hint(err, "leave out -p, or make its image anew: import gives it a card");
+        return -ENODEV;
+    }
+    for (unsigned i = 0; i < board->config.net_count; i++) {
+        int r = add_net(board, i, settings, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int add_rng(struct board *board, struct error *err)
+{
+    struct irq_line irq = irq_of(board, layout_virtio_gsi(board->virtio_count));
+
+    return add_virtio(board, virtio_rng_create((uint16_t)board->virtio_count, board->memory, &irq),
+                      err);
+}
+
+/* Slots in order: the disks, the entropy source, the network cards. */
+static int add_devices(struct board *board, struct store *store, const struct manifest *m,
+                       const char *dir, bool keep, const struct net_settings *net,
+                       struct error *err)
+{
+    int r;
+
+    for (unsigned i = 0; i < m->config.disk_count; i++) {
+        if ((r = open_disk(board, store, m, i, dir, keep, err)) < 0)
             return r;
         struct irq_line irq = irq_of(board, layout_virtio_gsi(board->virtio_count));
         r = add_virtio(
@@ -183,17 +239,16 @@ static int add_devices(struct board *board, struct store *store, const struct ma
         if (r < 0)
             return r;
     }
-    if (!m->config.rng)
-        return 0;
-    struct irq_line irq = irq_of(board, layout_virtio_gsi(board->virtio_count));
-    return add_virtio(board, virtio_rng_create((uint16_t)board->virtio_count, board->memory, &irq),
-                      err);
+    if (m->config.rng && (r = add_rng(board, err)) < 0)
+        return r;
+    return add_nets(board, net, err);
 }
 
 /* ---- the whole ---- */
 
 int board_create(struct store *store, const struct manifest *m, const char *dir, bool keep_overlays,
-                 const struct board_events *events, struct board **out, struct error *err)
+                 const struct net_settings *net, const struct board_events *events,
+                 struct board **out, struct error *err)
 {
     struct vm_exits exits = {.io = on_io, .mmio = on_mmio, .stopped = on_vcpu_stopped};
     struct board *board = calloc(1, sizeof(*board));
@@ -211,7 +266,7 @@ int board_create(struct store *store, const struct manifest *m, const char *dir,
         r = vm_create(board->memory, m->config.vcpus, &exits, &board->vm, err);
     if (r == 0) {
         add_platform(board);
-        r = add_devices(board, store, m, dir, keep_overlays, err);
+        r = add_devices(board, store, m, dir, keep_overlays, net, err);
     }
     if (r < 0) {
         board_free(board);
@@ -231,12 +286,16 @@ void board_free(struct board *board)
 {
     if (board == NULL)
         return;
-    vm_free(board->vm); /* first: its threads use the rest */
+    for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
+        net_user_stop(board->nets[i].network); /* its thread raises interrupts in the VM */
+    vm_free(board->vm);                        /* its threads use the rest */
     for (unsigned i = 0; i < board->virtio_count; i++) {
         destroy_device(board->virtio[i]);
         if (board->kick_fds[i] >= 0)
             close(board->kick_fds[i]);
     }
+    for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
+        net_user_free(board->nets[i].network);
     for (unsigned i = 0; i < MANIFEST_DISKS_MAX; i++)
         disk_close(board->disks[i]);
     destroy_device(board->serial);
@@ -308,12 +367,27 @@ int board_boot(struct board *board, struct store *store, const struct manifest *
 
 int board_start(struct board *board, struct error *err)
 {
-    return vm_start(board->vm, err);
+    int r = 0;
+
+    for (unsigned i = 0; i < board->config.net_count && r == 0; i++)
+        if (board->nets[i].network != NULL)
+            r = net_user_start(board->nets[i].network, on_frame, &board->nets[i], err);
+    return r < 0 ? r : vm_start(board->vm, err);
+}
+
+/* Networks go on while the machine stands still; what they have for it waits. */
+static void hold_nets(struct board *board, bool held)
+{
+    pthread_mutex_lock(&board->device_lock);
+    for (unsigned i = 0; i < board->config.net_count; i++)
+        virtio_net_hold(board->nets[i].card, held);
+    pthread_mutex_unlock(&board->device_lock);
 }
 
 void board_pause(struct board *board)
 {
     vm_pause(board->vm);
+    hold_nets(board, true);
 }
 
 void board_kick(struct board *board, unsigned index)
@@ -402,6 +476,9 @@ int board_state_restore(struct board *board, const void *bytes, size_t length, b
     int r = state_check(bytes, length, err);
     if (r < 0)
         return r;
+    for (unsigned i = 0; i < board->config.net_count; i++)
+        if (board->nets[i].network != NULL)
+            net_user_forget(board->nets[i].network);
     pthread_mutex_lock(&board->device_lock);
     if ((r = vm_state_restore(board->vm, bytes, length, &clock, err)) == 0)
         r = each_device(board, restore_device, &restore);
@@ -429,5 +506,6 @@ void board_resume(struct board *board)
         pthread_mutex_unlock(&board->device_lock);
         board->restored = false;
     }
+    hold_nets(board, false);
     vm_resume(board->vm);
 }

@@ -15,6 +15,8 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/layout.h"
 #include "vmm/memory.h"
+#include "vmm/net/settings.h"
+#include "vmm/net/user.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -45,6 +47,13 @@ struct board_events {
     void *context;
 };
 
+/* A network card: one of the virtio devices, and what it is plugged into. */
+struct board_net {
+    struct board *board;
+    struct device *card;
+    struct net_user *network; /* or NULL: no link */
+};
+
 struct board {
     struct machine_config config;
     struct board_events events;
@@ -61,16 +70,19 @@ struct board {
     struct device *virtio[LAYOUT_VIRTIO_SLOTS];
     int kick_fds[LAYOUT_VIRTIO_SLOTS]; /* eventfds, signalled by the guest's kicks */
     struct disk *disks[MANIFEST_DISKS_MAX];
+    struct board_net nets[MANIFEST_NETS_MAX];
     int64_t wall_offset_us; /* guest's wall clock minus the host's */
     bool restored;          /* device state was put back and has not run since */
 };
 
 /*
  * Builds the hardware of manifest m; disks have their overlays in dir (kept or
- * removed). No vCPU runs yet, RAM is zero, devices are in power-on state.
+ * removed); its network cards are connected as net says (borrowed; the first one has
+ * the forwards). No vCPU runs yet, RAM is zero, devices are in power-on state.
  */
 int board_create(struct store *store, const struct manifest *m, const char *dir, bool keep_overlays,
-                 const struct board_events *events, struct board **out, struct error *err);
+                 const struct net_settings *net, const struct board_events *events,
+                 struct board **out, struct error *err);
 void board_free(struct board *board);
 
 /* Loads the kernel of the manifest and sets the first vCPU to it. */

@@ -150,7 +150,8 @@ int machine_spawn(const struct home *home, const char *name, const struct machin
         return r;
     if (machine_is_running(home, name))
         return error_set(err, STATUS_BUSY, EBUSY, "%s is running already", name);
-    if ((r = machine_start_write(dir, start, err)) < 0)
+    if ((start->net != NULL && (r = net_settings_write(dir, start->net, err)) < 0) ||
+        (r = machine_start_write(dir, start, err)) < 0)
         return r;
     if (pipe2(pipe_fds, O_CLOEXEC) < 0)
         return error_errno(err, errno, "cannot start a process");

@@ -6,6 +6,7 @@
  *   lock          locked by the machine's process as long as it lives; holds its pid
  *   starting      locked by whoever is starting it just now
  *   start.json    what to start from (struct machine_start)
+ *   net.json      how its network cards are connected (vmm/net/settings.h)
  *   console.log   what the serial port printed
  *   machine.log   what the process has to say
  *   diskN.K       overlays: what disk N holds beyond its map (see vmm/devices/disk.h)
@@ -16,6 +17,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/home.h"
+#include "vmm/net/settings.h"
 
 #include <stdbool.h>
 
@@ -29,7 +31,10 @@ struct machine_start {
     bool keep_overlays;       /* go on with the disks' overlays (after a stop or crash) */
     bool boot;                /* boot although the checkpoint is warm: its disks only */
     bool paused;              /* do not run yet */
+    bool offline;             /* this time its network cards have no link */
     enum machine_clock clock;
+    /* How the cards are connected from now on; NULL: as before. Not in start.json. */
+    const struct net_settings *net;
 };
 
 /*

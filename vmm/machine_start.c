@@ -25,9 +25,10 @@ int machine_start_write(const char *machine_dir, const struct machine_start *sta
     char hex[DIGEST_HEX_SIZE];
     _cleanup_free_ char *path = io_format("%s/start.json", machine_dir);
     _cleanup_json_ json_t *json =
-        json_pack("{s:s, s:b, s:b, s:b, s:s}", "checkpoint", digest_hex(&start->checkpoint, hex),
-                  "keep_overlays", start->keep_overlays, "boot", start->boot, "paused",
-                  start->paused, "clock", start->clock == MACHINE_CLOCK_HOST ? "host" : "continue");
+        json_pack("{s:s, s:b, s:b, s:b, s:b, s:s}", "checkpoint",
+                  digest_hex(&start->checkpoint, hex), "keep_overlays", start->keep_overlays,
+                  "boot", start->boot, "paused", start->paused, "offline", start->offline, "clock",
+                  start->clock == MACHINE_CLOCK_HOST ? "host" : "continue");
 
     int r = write_json(path, json);
     return r < 0 ? error_errno(err, -r, "cannot write %s", path) : 0;
@@ -39,20 +40,22 @@ int machine_start_read(const char *machine_dir, struct machine_start *out, struc
     _cleanup_free_ char *text = NULL;
     size_t length;
     const char *hex, *clock;
-    int keep, boot, paused;
+    int keep, boot, paused, offline;
 
     int r = io_read_file(AT_FDCWD, path, FILE_MAX, &text, &length);
     if (r < 0)
         return error_errno(err, -r, "cannot read %s", path);
     _cleanup_json_ json_t *json = json_loadb(text, length, 0, NULL);
     if (json == NULL ||
-        json_unpack(json, "{s:s, s:b, s:b, s:b, s:s}", "checkpoint", &hex, "keep_overlays", &keep,
-                    "boot", &boot, "paused", &paused, "clock", &clock) < 0 ||
+        json_unpack(json, "{s:s, s:b, s:b, s:b, s:b, s:s}", "checkpoint", &hex, "keep_overlays",
+                    &keep, "boot", &boot, "paused", &paused, "offline", &offline, "clock",
+                    &clock) < 0 ||
         digest_parse(hex, &out->checkpoint) < 0)
         return error_corrupt(err, "%s is damaged", path);
     out->keep_overlays = keep != 0;
     out->boot = boot != 0;
     out->paused = paused != 0;
+    out->offline = offline != 0;
     out->clock = strcmp(clock, "host") == 0 ? MACHINE_CLOCK_HOST : MACHINE_CLOCK_CONTINUE;
     return 0;
 }

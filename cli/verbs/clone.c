@@ -4,6 +4,7 @@
 #include "cli/interrupt.h"
 #include "cli/machines.h"
 #include "cli/names.h"
+#include "cli/network.h"
 #include "cli/reference.h"
 #include "cli/verbs/verbs.h"
 #include "store/catalogue.h"
@@ -15,6 +16,7 @@ enum { CLONES_MAX = 10000 };
 
 struct plan {
     struct machine_start start;
+    struct net_settings net;
     uint64_t count;
     char base[MACHINE_NAME_MAX + 1];
     bool numbered;     /* names are BASE-1, BASE-2, ... */
@@ -126,6 +128,22 @@ static int check_names(const struct plan *plan, struct error *err)
     return -EINVAL;
 }
 
+/* A clone takes none of its original's ports: they are taken. */
+static int plan_network(const struct arguments *args, struct plan *plan, struct error *err)
+{
+    bool connected;
+
+    int r = network_settings(args, &plan->net, &connected, err);
+    if (r < 0)
+        return r;
+    if (plan->count > 1 && plan->net.forward_count > 0)
+        return error_set(err, STATUS_USAGE, EINVAL, "a port leads to one clone, not to %llu",
+                         (unsigned long long)plan->count);
+    if (connected)
+        plan->start.net = &plan->net;
+    return 0;
+}
+
 static int make_plan(const struct arguments *args, struct plan *plan, struct error *err)
 {
     const char *wanted = arguments_operand(args, 1);
@@ -136,6 +154,9 @@ static int make_plan(const struct arguments *args, struct plan *plan, struct err
     plan->numbered = wanted == NULL || plan->count > 1;
     plan->start.clock = machines_clock(args);
     plan->start.paused = arguments_has(args, "paused");
+    int r = plan_network(args, plan, err);
+    if (r < 0)
+        return r;
     if (wanted == NULL)
         names_from_reference(arguments_operand(args, 0), plan->base);
     else if (strlen(wanted) <= MACHINE_NAME_MAX)
@@ -178,6 +199,7 @@ static const struct option_spec options[] = {
      .min = 1,
      .max = CLONES_MAX,
      .help = "how many (default: 1); names then end in -1, -2, ..."},
+    NETWORK_OPTIONS,
     MACHINES_OPTION_CLOCK,
     MACHINES_OPTION_PAUSED,
     COMMAND_OPTION_JSON,
@@ -187,10 +209,12 @@ static const struct option_spec options[] = {
 const struct command command_clone = {
     .name = "clone",
     .summary = "Make new running machines from a checkpoint, image or machine",
-    .usage = "clone REF [NEW] [-n N] [--clock continue|host] [--paused] [--json]",
+    .usage = "clone REF [NEW] [-n N] [-p PORTS]... [--clock MODE] [--paused]",
     .details = "Each goes on from the same instant, with memory and disks of its own that take "
                "space only as they change. A running machine is saved first and goes on. Prints "
-               "the names; ends with exit code 3 if only some could be made.",
+               "the names; ends with exit code 3 if only some could be made. Clones have the same "
+               "addresses, each in a network of its own; ports of the host lead to one only if "
+               "-p says so.",
     .example = "stasis clone web@before test -n 3",
     .options = options,
     .operands = {{.name = "REF", .completion = COMPLETE_REFERENCE},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/cleanup.h"
 #include "cli/machines.h"
+#include "cli/network.h"
 #include "cli/reference.h"
 #include "cli/verbs/verbs.h"
 
@@ -54,10 +55,18 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         .clock = machines_clock(args),
         .paused = arguments_has(args, "paused"),
     };
+    struct net_settings net;
     struct digest saved;
+    bool connected;
 
     int r = machine_reference_parse(reference, &ref, err);
-    if (r < 0 || (r = find_checkpoint(cli, reference, &ref, &start.checkpoint, err)) < 0)
+    if (r < 0 || (r = network_settings(args, &net, &connected, err)) < 0 ||
+        (r = find_checkpoint(cli, reference, &ref, &start.checkpoint, err)) < 0)
+        return r;
+    if (connected)
+        start.net = &net;
+    if (machine_is_running(&cli->home, ref.machine) &&
+        (r = network_refuse_running(ref.machine, connected, err)) < 0)
         return r;
     if (!discard && (r = machines_checkpoint(cli, ref.machine, &saved, err)) < 0) {
         error_prefix(err, "cannot save the present state first");
@@ -75,6 +84,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
 
 static const struct option_spec options[] = {
     {.name = "discard", .help = "do not save the present state first"},
+    NETWORK_OPTIONS,
     MACHINES_OPTION_CLOCK,
     MACHINES_OPTION_PAUSED,
     COMMAND_OPTION_JSON,
@@ -87,8 +97,9 @@ const struct command command_restore = {
     .usage = "restore M[@NAME] [--discard] [--clock continue|host] [--paused]",
     .details = "Memory, devices and disks go back together. The present state becomes a "
                "checkpoint first, so that restore can be undone, unless --discard is given. A "
-               "stopped machine is started. Without @NAME it is the last checkpoint. A paused "
-               "machine stays paused.",
+               "stopped machine is started, its network connected as before unless --net or -p are "
+               "given. Connections that were open then are reset. Without @NAME it is the last "
+               "checkpoint. A paused machine stays paused.",
     .example = "stasis restore web@before",
     .options = options,
     .operands = {{.name = "MACHINE", .completion = COMPLETE_REFERENCE}},

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/machines.h"
+#include "cli/network.h"
 #include "cli/verbs/verbs.h"
 #include "store/catalogue.h"
 
 /* Its disks go on from where they were; its memory is gone and begins anew. */
-static int boot_stopped(struct cli *cli, const char *name, struct error *err)
+static int boot_stopped(struct cli *cli, const char *name, const struct net_settings *net,
+                        struct error *err)
 {
     struct catalogue_machine *machine = NULL;
-    struct machine_start start = {.keep_overlays = true, .boot = true};
+    struct machine_start start = {.keep_overlays = true, .boot = true, .net = net};
 
     int r = catalogue_machine_get(cli->store, name, &machine, err);
     if (r < 0)
@@ -26,21 +28,29 @@ static int boot_stopped(struct cli *cli, const char *name, struct error *err)
 
 static int resume_one(struct cli *cli, const char *name, void *context, struct error *err)
 {
-    (void)context;
+    const struct net_settings *net = context;
+
     int r = machines_require(cli, name, err);
     if (r < 0)
         return r;
-    if (machine_is_running(&cli->home, name))
-        return machines_call(cli, name, "resume", NULL, -1, NULL, err);
-    return boot_stopped(cli, name, err);
+    if (!machine_is_running(&cli->home, name))
+        return boot_stopped(cli, name, net, err);
+    if ((r = network_refuse_running(name, net != NULL, err)) < 0)
+        return r;
+    return machines_call(cli, name, "resume", NULL, -1, NULL, err);
 }
 
 static int run(struct cli *cli, const struct arguments *args, struct error *err)
 {
-    return cli_each_operand(cli, args, resume_one, NULL, err);
+    struct net_settings net;
+    bool connected;
+
+    int r = network_settings(args, &net, &connected, err);
+    return r < 0 ? r : cli_each_operand(cli, args, resume_one, connected ? &net : NULL, err);
 }
 
 static const struct option_spec options[] = {
+    NETWORK_OPTIONS,
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -48,9 +58,11 @@ static const struct option_spec options[] = {
 const struct command command_resume = {
     .name = "resume",
     .summary = "Let paused machines go on, or start stopped ones",
-    .usage = "resume MACHINE...",
-    .details = "A paused machine goes on where it was. A stopped one boots again: its disks are "
-               "as it left them, its memory starts fresh.",
+    .usage = "resume MACHINE... [-p PORTS]...",
+    .details =
+        "A paused machine goes on where it was. A stopped one boots again: its disks are "
+        "as it left them, its memory starts fresh, its network is connected as before unless "
+        "--net or -p are given.",
     .example = "stasis resume web",
     .options = options,
     .operands = {{.name = "MACHINE", .repeats = true, .completion = COMPLETE_MACHINE}},

@@ -4,6 +4,7 @@
 #include "cli/cold.h"
 #include "cli/interrupt.h"
 #include "cli/machines.h"
+#include "cli/network.h"
 #include "cli/reference.h"
 #include "cli/verbs/verbs.h"
 #include "store/catalogue.h"
@@ -136,17 +137,21 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         .paused = arguments_has(args, "paused"),
     };
     const char *wanted = arguments_text(args, "name", NULL);
-    bool made = false;
+    struct net_settings net;
+    bool made = false, connected;
     int escape;
 
     int r = check_usage(args, err);
     if (r < 0 ||
         (r = terminal_parse_escape(arguments_text(args, "escape", "ctrl-a"), &escape, err)) < 0 ||
-        (r = cli_store(cli, err)) < 0 || (r = check_name(cli, wanted, err)) < 0 ||
+        (r = network_settings(args, &net, &connected, err)) < 0 || (r = cli_store(cli, err)) < 0 ||
+        (r = check_name(cli, wanted, err)) < 0 ||
         (r = find_start(cli, args, &start.checkpoint, &made, err)) < 0)
         return r;
     if (interrupt_pending())
         return error_set(err, STATUS_INTERRUPTED, ECANCELED, "interrupted");
+    if (connected)
+        start.net = &net;
     r = machines_launch(cli, wanted, &start, &name, err);
     if (r < 0) {
         if (made)
@@ -162,6 +167,7 @@ static const struct option_spec options[] = {
     {.name = "rm", .help = "remove the machine when it has ended"},
     COLD_OPTIONS_FILES,
     COLD_OPTIONS_SIZE,
+    NETWORK_OPTIONS,
     MACHINES_OPTION_CLOCK,
     MACHINES_OPTION_PAUSED,
     ATTACH_OPTION_ESCAPE,
@@ -176,8 +182,11 @@ const struct command command_run = {
              "run --kernel FILE [--initrd FILE] [--disk FILE]... [--name M] [-d]",
     .details = "A cold image boots, a warm one goes on where it was saved; IMAGE may also be a "
                "checkpoint or an id. Kernel and disk files are copied into the store first, as "
-               "by import; they are not changed. Without a name one is chosen.",
-    .example = "stasis run debian:12 --name web -d",
+               "by import; they are not changed. Without a name one is chosen.\n"
+               "With --net user the machine has a network of its own, 10.0.2.0/24: it gets "
+               "10.0.2.15 by DHCP and reaches what this host reaches, and the host's own "
+               "services at 10.0.2.2. Nobody reaches it but through ports given by -p.",
+    .example = "stasis run debian:12 --name web -d -p 8080:80",
     .options = options,
     .operands = {{.name = "IMAGE", .optional = true, .completion = COMPLETE_REFERENCE}},
     .run = run,

@@ -116,10 +116,10 @@ import_appliance() {
         --disk "$STASIS_APPLIANCE/disk.raw" --memory 192M
 }
 
-# boot_appliance NAME: imports it if need be, and waits for its shell.
+# boot_appliance NAME [OPTION]...: imports it if need be, and waits for its shell.
 boot_appliance() {
     stasis images -q | grep -q '^appliance' || import_appliance
-    must stasis run appliance:1 --name "$1" -d
+    must stasis run appliance:1 --name "$1" -d "${@:2}"
     must "$top/scripts/console-do" --timeout 120 --boot "$1"
 }
 

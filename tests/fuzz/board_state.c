@@ -9,7 +9,9 @@
 
 #include <errno.h>
 
-enum { RAM = 4 << 20, DEVICES = 6 };
+enum { RAM = 4 << 20, DEVICES = 7, RECORDS = 8 };
+
+static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
 
 static void raise_edge(void *context, uint32_t gsi)
 {
@@ -43,28 +45,36 @@ static void make_board(struct memory *mem, struct device *devices[DEVICES])
     devices[3] = acpi_pm_create(event, event, NULL);
     devices[4] = virtio_rng_create(0, mem, &irq);
     devices[5] = virtio_rng_create(1, mem, &irq);
+    devices[6] = virtio_net_create(2, mac, NULL, mem, &irq);
 }
 
 /* The framing is imgfmt's, which has a fuzzer: here it is right, and the input gives
- * records: device, version, length, payload. */
+ * records: which, version, length, payload. */
 static struct buffer frame(const uint8_t *data, size_t size)
 {
-    static const enum state_type types[DEVICES] = {
-        STATE_SERIAL, STATE_RTC, STATE_I8042, STATE_ACPI_PM, STATE_VIRTIO_MMIO, STATE_VIRTIO_MMIO};
+    static const struct {
+        enum state_type type;
+        uint16_t instance;
+    } records[RECORDS] = {
+        {STATE_SERIAL, 0},      {STATE_RTC, 0},         {STATE_I8042, 0},
+        {STATE_ACPI_PM, 0},     {STATE_VIRTIO_MMIO, 0}, {STATE_VIRTIO_MMIO, 1},
+        {STATE_VIRTIO_MMIO, 2}, {STATE_VIRTIO_NET, 2},
+    };
     struct buffer out = {0};
     struct state_writer w;
     unsigned seen = 0;
 
     state_writer_init(&w);
     for (size_t i = 0; i + 2 <= size;) {
-        unsigned device = data[i] % DEVICES;
+        unsigned record = data[i] % RECORDS;
         size_t length = (size_t)min_u64(data[i + 1], size - i - 2);
-        if ((seen >> device & 1) == 0) {
-            state_writer_begin(&w, types[device], device == 5, data[i] < 240 ? 1 : 2, 0);
+        if ((seen >> record & 1) == 0) {
+            state_writer_begin(&w, records[record].type, records[record].instance,
+                               data[i] < 240 ? 1 : 2, 0);
             state_put_bytes(&w, data + i + 2, length);
             state_writer_end(&w);
         }
-        seen |= 1u << device;
+        seen |= 1u << record;
         i += 2 + length;
     }
     MUST(state_writer_finish(&w, &out) == 0);

@@ -70,9 +70,9 @@ static uint64_t offered_features(const struct virtio *v)
     return v->ops->features | FEATURE_INDIRECT_DESC | FEATURE_VERSION_1;
 }
 
-uint64_t virtio_features(const struct virtio *v)
+void *virtio_device(const struct device *dev)
 {
-    return v->driver_features;
+    return ((const struct virtio *)dev)->device;
 }
 
 static struct virtq *selected_queue(struct virtio *v)
@@ -84,6 +84,14 @@ static void raise_interrupt(struct virtio *v, uint32_t why)
 {
     v->interrupt_status |= why;
     irq_line_raise(&v->irq);
+}
+
+void virtio_config_changed(struct device *dev)
+{
+    struct virtio *v = (struct virtio *)dev;
+
+    if ((v->status & STATUS_DRIVER_OK) != 0)
+        raise_interrupt(v, INTERRUPT_CONFIG);
 }
 
 /* 2.1.2: the driver must reset a device it has confused. */
@@ -291,6 +299,8 @@ static void serve_queue(struct virtio *v, unsigned index)
     /* At most one ring's worth a call: a guest cannot keep the loop here. */
     for (unsigned n = 0; n < q->size; n++) {
         uint32_t written = 0;
+        if (v->ops->can_serve != NULL && !v->ops->can_serve(v->device, index))
+            break;
         r = virtq_pop(q, v->mem, &chain);
         if (r <= 0)
             break;

@@ -7,8 +7,10 @@
 #ifndef STASIS_VMM_DEVICES_VIRTIO_H
 #define STASIS_VMM_DEVICES_VIRTIO_H
 
+#include "imgfmt/manifest.h"
 #include "vmm/devices/device.h"
 #include "vmm/devices/virtq.h"
+#include "vmm/net/net.h"
 
 #include <stdbool.h>
 
@@ -16,6 +18,7 @@
 #define VIRTIO_QUEUE_NOTIFY 0x50u /* offset of the register that kicks */
 
 enum virtio_device_id {
+    VIRTIO_ID_NET = 1,
     VIRTIO_ID_BLOCK = 2,
     VIRTIO_ID_ENTROPY = 4,
 };
@@ -28,6 +31,9 @@ struct virtio_ops {
     uint64_t features; /* beside VERSION_1 and INDIRECT_DESC */
     unsigned queue_count;
     uint16_t queue_size_max;
+    /* Has the device a use for the next chain of a queue now? If not, it stays in the
+     * ring. May be NULL: always. */
+    bool (*can_serve)(void *device, unsigned queue);
     /* Serves one chain of a queue and says how many bytes it wrote. -EPROTO: the
      * driver broke the device's protocol. */
     int (*serve)(void *device, unsigned queue, const struct virtq_chain *chain,
@@ -50,8 +56,10 @@ struct device *virtio_create(uint16_t slot, const struct virtio_ops *ops, void *
 /* Serves all chains that the driver has offered on all queues. */
 void virtio_kick(struct device *transport);
 
-/* The features the driver accepted; for the device. */
-uint64_t virtio_features(const struct virtio *transport);
+/* For the device behind the transport: what virtio_create() was given, and telling
+ * the driver to read the configuration again. */
+void *virtio_device(const struct device *transport);
+void virtio_config_changed(struct device *transport);
 
 /* ---- devices ---- */
 
@@ -63,5 +71,18 @@ struct device *virtio_blk_create(uint16_t slot, struct disk *disk, struct memory
 
 /* An entropy source fed by getrandom(2): virtio 1.2, 5.4. */
 struct device *virtio_rng_create(uint16_t slot, struct memory *mem, const struct irq_line *irq);
+
+/* A network card: virtio 1.2, 5.1. backend is copied; NULL: its link is down. It is
+ * held at first. */
+struct device *virtio_net_create(uint16_t slot, const uint8_t mac[MANIFEST_MAC_SIZE],
+                                 const struct net_backend *backend, struct memory *mem,
+                                 const struct irq_line *irq);
+
+/* Takes a frame for the guest, or loses it. Device lock held. */
+void virtio_net_receive(struct device *transport, const uint8_t *frame, size_t length);
+
+/* While a card is held it writes nothing into the guest's memory by itself: frames
+ * wait. Device lock held. */
+void virtio_net_hold(struct device *transport, bool held);
 
 #endif

@@ -114,7 +114,7 @@ int process_build_board(struct process *p, bool keep_overlays, bool boot, bool c
     };
 
     process_forget_stop(p);
-    int r = board_create(p->store, m, p->dir, keep_overlays, &events, &p->board, err);
+    int r = board_create(p->store, m, p->dir, keep_overlays, &p->net, &events, &p->board, err);
     if (r < 0)
         return r;
     boot = boot || m->kind == CHECKPOINT_COLD;
@@ -373,10 +373,13 @@ static int set_up(struct process *p, struct error *err)
     int r;
 
     if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
+        (r = net_settings_read(p->dir, &p->net, err)) < 0 ||
         (r = store_open(p->home.store, false, &p->store, err)) < 0)
         return r;
     /* A save must leave the guest its share. */
     store_limit_threads(p->store, (store_threads(p->store) + 1) / 2);
+    if (p->start.offline)
+        p->net = (struct net_settings){.mode = NET_MODE_NONE};
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
     if ((r = store_pin(p->store, &p->base.id, &pin, err)) < 0 ||

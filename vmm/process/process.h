@@ -65,6 +65,7 @@ struct process {
     char *socket_path;
     int lock_fd;
     struct machine_start start;
+    struct net_settings net;
     struct store *store;
     struct board *board;
     struct checkpoint_base base;

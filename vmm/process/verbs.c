@@ -27,13 +27,13 @@ static bool verb_status(struct process *p, struct client *client, json_t *args)
 {
     (void)args;
     control_reply(p, client,
-                  json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o}", "state", state_name(p),
+                  json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o}", "state", state_name(p),
                             "saving", p->job != NULL, "pid", (int)getpid(), "uptime_us",
                             (json_int_t)((clock_monotonic_ns() - p->started_ns) / 1000),
                             "memory_bytes", (json_int_t)p->board->config.memory_bytes, "vcpus",
                             (int)p->board->config.vcpus, "exits",
                             (json_int_t)vm_exit_count(p->board->vm), "base",
-                            digest_json(&p->base.id)));
+                            digest_json(&p->base.id), "net", net_settings_to_json(&p->net)));
     return true;
 }
 
