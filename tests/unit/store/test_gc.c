@@ -14,6 +14,7 @@
 #include <sqlite3.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -603,6 +604,7 @@ static pid_t hold_in_child(const struct fixture *f, int ready, const struct dige
         struct store_pin *pin;
         struct ingest *in;
 
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (store_open(f->store_dir, false, &store, &err) < 0 ||
             (pin_id != NULL ? store_pin(store, pin_id, &pin, &err)
                             : ingest_begin(store, &in, &err)) < 0 ||
