@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The object index: where each page or map node lies. An open-addressing hash of
- * 24-byte entries, rebuilt from pack footers. All variants of one page key share
- * a probe chain, and one id may be in it several times (in several packs). It
- * also serves as a plain map from 16-byte ids to 64 bits. Not thread-safe.
+ * A hash in memory, from 16-byte ids to 64 bits: where the objects of an ingest lie
+ * (those of the store: run.h), and what else has to be found by an id. Open addressing
+ * with 24-byte entries. All variants of one page key share a probe chain, and one id
+ * may be in it several times. Not thread-safe.
  */
 #ifndef STASIS_STORE_INDEX_H
 #define STASIS_STORE_INDEX_H
