@@ -67,6 +67,8 @@ const char *state_type_name(enum state_type type)
         return "i8042";
     case STATE_ACPI_PM:
         return "acpi.pm";
+    case STATE_VMGENID:
+        return "vmgenid";
     case STATE_VIRTIO_MMIO:
         return "virtio.mmio";
     case STATE_VIRTIO_BLK:

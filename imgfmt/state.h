@@ -45,6 +45,7 @@ enum state_type {
     STATE_RTC = 65,
     STATE_I8042 = 66,
     STATE_ACPI_PM = 67,
+    STATE_VMGENID = 68,
     STATE_VIRTIO_MMIO = 80, /* transport: registers and queues */
     STATE_VIRTIO_BLK = 81,
     STATE_VIRTIO_RNG = 82,

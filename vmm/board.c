@@ -119,12 +119,14 @@ static void add_platform(struct board *board)
 {
     struct irq_line serial_irq = irq_of(board, LAYOUT_COM1_IRQ);
     struct irq_line keyboard_irq = irq_of(board, LAYOUT_I8042_IRQ);
+    struct irq_line event_irq = irq_of(board, LAYOUT_EVENT_IRQ);
     struct serial_backend backend = {.output = on_console_output, .context = board};
 
     board->serial = serial_create(&serial_irq, &backend);
     board->rtc = rtc_create(guest_wall_us, board);
     board->i8042 = i8042_create(&keyboard_irq, on_reset, board);
     board->acpi_pm = acpi_pm_create(on_power_off, on_reset, board);
+    board->vmgenid = vmgenid_create(board->memory, LAYOUT_VMGENID, &event_irq);
     bus_add(&board->io, LAYOUT_COM1, 8, board->serial);
     bus_add(&board->io, LAYOUT_RTC, 2, board->rtc);
     /* From the data port to the status port; 0x61 between them is the PIT's and
@@ -302,6 +304,7 @@ void board_free(struct board *board)
     destroy_device(board->rtc);
     destroy_device(board->i8042);
     destroy_device(board->acpi_pm);
+    destroy_device(board->vmgenid);
     memory_free(board->memory);
     pthread_mutex_destroy(&board->device_lock);
     free(board);
@@ -361,6 +364,7 @@ int board_boot(struct board *board, struct store *store, const struct manifest *
     if ((r = boot_load(board->memory, &config, &entry, err)) < 0 ||
         (r = vm_get_sregs(board->vm, &sregs, err)) < 0)
         return r;
+    board->vmgenid->ops->reset(board->vmgenid);
     boot_set_registers(&entry, &regs, &sregs);
     return vm_prepare_boot(board->vm, &regs, &sregs, err);
 }
@@ -419,7 +423,8 @@ bool board_ask_to_stop(struct board *board)
 static int each_device(struct board *board, int (*fn)(struct device *device, void *context),
                        void *context)
 {
-    struct device *platform[] = {board->serial, board->rtc, board->i8042, board->acpi_pm};
+    struct device *platform[] = {board->serial, board->rtc, board->i8042, board->acpi_pm,
+                                 board->vmgenid};
     int r = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(platform) && r == 0; i++)

@@ -66,6 +66,7 @@ struct board {
     struct device *rtc;
     struct device *i8042;
     struct device *acpi_pm;
+    struct device *vmgenid;
     unsigned virtio_count;
     struct device *virtio[LAYOUT_VIRTIO_SLOTS];
     int kick_fds[LAYOUT_VIRTIO_SLOTS]; /* eventfds, signalled by the guest's kicks */

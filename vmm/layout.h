@@ -21,7 +21,8 @@
 #define LAYOUT_CMDLINE 0x20000ull
 #define LAYOUT_EBDA 0x9fc00ull /* end of conventional memory */
 #define LAYOUT_ACPI 0xe0000ull /* RSDP first, tables behind it */
-#define LAYOUT_ACPI_END 0xf0000ull
+#define LAYOUT_ACPI_END 0xef000ull
+#define LAYOUT_VMGENID 0xef000ull    /* a page to itself */
 #define LAYOUT_BIOS_RESET 0xffff0ull /* where FFFF:0000 jumps to */
 #define LAYOUT_KERNEL 0x100000ull
 
@@ -43,7 +44,7 @@
 #define LAYOUT_I8042_STATUS 0x64
 #define LAYOUT_I8042_IRQ 1
 #define LAYOUT_ACPI_PM 0x600 /* sleep control, sleep status, reset: one byte each */
-#define LAYOUT_SCI_IRQ 9
+#define LAYOUT_EVENT_IRQ 9   /* of the ACPI generic event device */
 
 /* Slots 0..7 have IOAPIC pins to themselves; the rest take free ISA lines. */
 static inline uint32_t layout_virtio_gsi(unsigned slot)

@@ -5,6 +5,7 @@
  */
 #include "guest/probe/clock.h"
 #include "guest/probe/cpu.h"
+#include "guest/probe/genid.h"
 #include "guest/probe/io.h"
 #include "guest/probe/layout.h"
 #include "guest/probe/memory.h"
@@ -539,6 +540,21 @@ static void do_rng(const struct args *args)
     end();
 }
 
+static void do_genid(const struct args *args)
+{
+    const volatile uint8_t *id = genid_find();
+
+    (void)args;
+    if (id == NULL) {
+        fail("the tables tell of no generation id");
+        return;
+    }
+    out_text("ok id=");
+    for (unsigned i = 0; i < GENID_SIZE; i++)
+        out_hex(id[i], 2);
+    end();
+}
+
 /* ---- time and processor ---- */
 
 static void do_tsc(const struct args *args)
@@ -694,6 +710,7 @@ static const struct command commands[] = {
     {"churn", "churn start START COUNT BURST|stop|check", 1, 4, 1, do_churn},
     {"blk", "blk use|info|read|write|sum|flush|discard|zero ...", 1, 4, 1, do_blk},
     {"rng", "rng COUNT", 1, 1, 0, do_rng},
+    {"genid", "genid", 0, 0, 0, do_genid},
     {"tsc", "tsc", 0, 0, 0, do_tsc},
     {"kvmclock", "kvmclock", 0, 0, 0, do_kvmclock},
     {"time", "time", 0, 0, 0, do_time},

@@ -46,6 +46,7 @@ static unsigned run_count;
 static uint64_t low_pages;
 static uint64_t pages;
 static char cmdline[1024];
+static uint64_t rsdp;
 
 static uint64_t entry_end(const struct memmap_entry *entry)
 {
@@ -133,6 +134,7 @@ bool memory_init(const void *start)
         return false;
     if (info->cmdline != 0 && info->cmdline < FOUR_GIB)
         copy_cmdline((const char *)info->cmdline);
+    rsdp = info->rsdp < FOUR_GIB ? info->rsdp : 0;
     if (info->version < 1 || info->memmap == 0 || info->memmap >= FOUR_GIB)
         return false;
     map = (const struct memmap_entry *)info->memmap;
@@ -145,6 +147,11 @@ bool memory_init(const void *start)
 uint64_t memory_pages(void)
 {
     return pages;
+}
+
+uint64_t memory_rsdp(void)
+{
+    return rsdp;
 }
 
 const char *memory_cmdline(void)

@@ -38,6 +38,9 @@ uint64_t memory_sum(uint64_t page, uint64_t count);
 /* All RAM but the guest's own varying part. Returns the sum. */
 uint64_t memory_sum_all(uint64_t *pages_out);
 
+/* Where the ACPI tables begin (RSDP), 0 if the start info does not say. */
+uint64_t memory_rsdp(void);
+
 /* The command line; never NULL. */
 const char *memory_cmdline(void);
 

@@ -6,10 +6,11 @@
 #include "base/cleanup.h"
 #include "vmm/devices/platform.h"
 #include "vmm/devices/virtio.h"
+#include "vmm/layout.h"
 
 #include <errno.h>
 
-enum { RAM = 4 << 20, DEVICES = 7, RECORDS = 8 };
+enum { RAM = 4 << 20, DEVICES = 8, RECORDS = 9 };
 
 static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
 
@@ -46,6 +47,7 @@ static void make_board(struct memory *mem, struct device *devices[DEVICES])
     devices[4] = virtio_rng_create(0, mem, &irq);
     devices[5] = virtio_rng_create(1, mem, &irq);
     devices[6] = virtio_net_create(2, mac, NULL, mem, &irq);
+    devices[7] = vmgenid_create(mem, LAYOUT_VMGENID, &irq);
 }
 
 /* The framing is imgfmt's, which has a fuzzer: here it is right, and the input gives
@@ -58,7 +60,7 @@ static struct buffer frame(const uint8_t *data, size_t size)
     } records[RECORDS] = {
         {STATE_SERIAL, 0},      {STATE_RTC, 0},         {STATE_I8042, 0},
         {STATE_ACPI_PM, 0},     {STATE_VIRTIO_MMIO, 0}, {STATE_VIRTIO_MMIO, 1},
-        {STATE_VIRTIO_MMIO, 2}, {STATE_VIRTIO_NET, 2},
+        {STATE_VIRTIO_MMIO, 2}, {STATE_VIRTIO_NET, 2},  {STATE_VMGENID, 0},
     };
     struct buffer out = {0};
     struct state_writer w;
@@ -96,7 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         MUST(r == 0 || r == -EBADMSG || r == -EPROTONOSUPPORT);
         if (ops->resume != NULL)
             ops->resume(devices[i]);
-        for (uint64_t offset = 0; offset < 0x108; offset++)
+        for (uint64_t offset = 0; ops->read != NULL && offset < 0x108; offset++)
             for (unsigned bytes = 1; bytes <= 4; bytes *= 2)
                 ops->read(devices[i], offset, bytes);
     }

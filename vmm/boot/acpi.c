@@ -190,6 +190,48 @@ static void dsdt_virtio_device(struct aml *aml, unsigned slot)
     aml_close(aml, device);
 }
 
+/* The two names are the specification's and what Windows Server 2016 and later look
+ * for as well, a name of the length that ACPI allows. */
+static void dsdt_vmgenid(struct aml *aml)
+{
+    size_t device = aml_open_device(aml, "VGEN");
+
+    aml_name(aml, "_HID");
+    aml_string(aml, "STAS0001");
+    aml_name(aml, "_CID");
+    size_t ids = aml_open_package(aml, 2);
+    aml_string(aml, "VM_Gen_Counter");
+    aml_string(aml, "VMGENCTR");
+    aml_close(aml, ids);
+    aml_name(aml, "_DDN");
+    aml_string(aml, "VM_Gen_Counter");
+    aml_name(aml, "ADDR");
+    size_t address = aml_open_package(aml, 2);
+    aml_integer(aml, LAYOUT_VMGENID & UINT32_MAX);
+    aml_integer(aml, LAYOUT_VMGENID >> 32);
+    aml_close(aml, address);
+    aml_close(aml, device);
+}
+
+/* Generic event device, 5.6.9: without fixed hardware, this is how the machine tells
+ * its guest something. */
+static void dsdt_event_device(struct aml *aml)
+{
+    enum { GENERATION_CHANGED = 0x80 };
+    size_t device = aml_open_device(aml, "GED");
+
+    aml_name(aml, "_HID");
+    aml_string(aml, "ACPI0013");
+    aml_name(aml, "_CRS");
+    size_t resources = aml_open_resources(aml);
+    aml_interrupt(aml, LAYOUT_EVENT_IRQ);
+    aml_close_resources(aml, resources);
+    size_t method = aml_open_method(aml, "_EVT", 1);
+    aml_notify(aml, "VGEN", GENERATION_CHANGED);
+    aml_close(aml, method);
+    aml_close(aml, device);
+}
+
 /* \_S5: what to write into SLP_TYP of the sleep control register to power off. */
 static void dsdt_power_off(struct aml *aml)
 {
@@ -218,6 +260,8 @@ static int acpi_write_dsdt(struct acpi_writer *w, uint16_t virtio_slots, uint64_
     /* No interrupt: alarms never come, and guests that know do not wait for them. */
     dsdt_isa_device(&aml, "RTC", "PNP0B00", rtc, ARRAY_LEN(rtc), 0);
     dsdt_isa_device(&aml, "KBD", "PNP0303", i8042, ARRAY_LEN(i8042), LAYOUT_I8042_IRQ);
+    dsdt_vmgenid(&aml);
+    dsdt_event_device(&aml);
     for (unsigned slot = 0; slot < LAYOUT_VIRTIO_SLOTS; slot++) {
         if (virtio_slots & (1u << slot))
             dsdt_virtio_device(&aml, slot);

@@ -17,8 +17,10 @@ enum {
     AML_SCOPE = 0x10,
     AML_BUFFER = 0x11,
     AML_PACKAGE = 0x12,
+    AML_METHOD = 0x14,
     AML_EXT = 0x5b,
     AML_EXT_DEVICE = 0x82,
+    AML_NOTIFY = 0x86,
 };
 
 static void aml_bytes(struct aml *aml, const void *bytes, size_t length)
@@ -82,6 +84,15 @@ size_t aml_open_package(struct aml *aml, uint8_t count)
     aml_byte(aml, AML_PACKAGE);
     size_t mark = aml->out.length;
     aml_byte(aml, count);
+    return mark;
+}
+
+size_t aml_open_method(struct aml *aml, const char *name, uint8_t arguments)
+{
+    aml_byte(aml, AML_METHOD);
+    size_t mark = aml->out.length;
+    aml_segment(aml, name);
+    aml_byte(aml, arguments);
     return mark;
 }
 
@@ -158,6 +169,13 @@ void aml_string(struct aml *aml, const char *text)
 {
     aml_byte(aml, AML_STRING);
     aml_bytes(aml, text, strlen(text) + 1);
+}
+
+void aml_notify(struct aml *aml, const char *device, uint8_t value)
+{
+    aml_byte(aml, AML_NOTIFY);
+    aml_segment(aml, device);
+    aml_integer(aml, value);
 }
 
 static uint32_t hex_digit(char c)

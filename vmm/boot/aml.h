@@ -21,6 +21,7 @@ struct aml {
 size_t aml_open_scope(struct aml *aml, const char *path);
 size_t aml_open_device(struct aml *aml, const char *name);
 size_t aml_open_package(struct aml *aml, uint8_t count);
+size_t aml_open_method(struct aml *aml, const char *name, uint8_t arguments);
 void aml_close(struct aml *aml, size_t mark);
 
 /* Name(NAME, what is written next: an integer, string, package, resources). */
@@ -29,6 +30,9 @@ void aml_integer(struct aml *aml, uint64_t value);
 void aml_string(struct aml *aml, const char *text);
 /* An EISAID such as "PNP0501": three capitals, four hexadecimal digits. */
 void aml_eisaid(struct aml *aml, const char *id);
+
+/* In a method: tells the driver of a device in reach of it. */
+void aml_notify(struct aml *aml, const char *device, uint8_t value);
 
 /* A resource template: descriptors of chapter 6.4 and the end tag. */
 size_t aml_open_resources(struct aml *aml);

@@ -49,7 +49,7 @@ void boot_set_registers(const struct boot_entry *entry, struct kvm_regs *regs,
                         struct kvm_sregs *sregs);
 
 /* Builds RSDP, XSDT, FADT (hardware reduced), MADT and DSDT (COM1, RTC, i8042,
- * virtio-mmio devices LNRO0005, _S5) at LAYOUT_ACPI. ACPI 6.4 chapter 5. Called by
+ * virtio-mmio devices LNRO0005, VM generation id, event device, _S5) at LAYOUT_ACPI. ACPI 6.4 chapter 5. Called by
  * boot_load(); declared for tests. */
 int acpi_build(struct memory *mem, unsigned vcpus, uint16_t virtio_slots, struct error *err);
 

@@ -6,6 +6,7 @@
 #define STASIS_VMM_DEVICES_PLATFORM_H
 
 #include "vmm/devices/device.h"
+#include "vmm/memory.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,5 +54,13 @@ bool i8042_ctrl_alt_del(struct device *i8042);
 
 struct device *acpi_pm_create(void (*power_off)(void *context), void (*reset)(void *context),
                               void *context);
+
+/* ---- VM generation id (Microsoft, "Virtual Machine Generation ID", 2012) ----
+ * 16 random bytes in RAM at gpa, other ones in each machine that goes on from a
+ * checkpoint, so that a guest that was cloned or rolled back can tell; saving does not
+ * change them. On no bus: it has neither read() nor write(). reset() gives a machine
+ * that boots its id; the interrupt comes when it runs after a restore. */
+
+struct device *vmgenid_create(struct memory *mem, uint64_t gpa, const struct irq_line *irq);
 
 #endif

@@ -255,6 +255,41 @@ static void the_platforms_devices_are_described(void **state)
     assert_true(contains(dsdt(f), keyboard, sizeof(keyboard)));
 }
 
+static void the_generation_id_is_described(void **state)
+{
+    static const uint8_t address[] = {0x08, 'A',  'D', 'D',  'R',  0x12, 8,
+                                      2,    0x0c, 0,   0xf0, 0x0e, 0,    0};
+    struct fixture *f = *state;
+
+    build(f, 1, 0);
+    assert_true(contains(dsdt(f), "VM_Gen_Counter", 15));
+    assert_true(contains(dsdt(f), "VMGENCTR", 9));
+    assert_true(contains(dsdt(f), address, sizeof(address)));
+    assert_int_equal(LAYOUT_VMGENID, 0xef000);
+}
+
+/* Its page is none that the tables are in, and memory no guest takes for its own. */
+static void the_generation_id_has_a_page_to_itself(void **state)
+{
+    (void)state;
+    assert_int_equal(LAYOUT_VMGENID % 4096, 0);
+    assert_in_range(LAYOUT_VMGENID, LAYOUT_ACPI_END, LAYOUT_BIOS_RESET - 4096);
+    assert_true(LAYOUT_VMGENID > LAYOUT_EBDA);
+}
+
+static void an_event_interrupt_notifies_of_a_new_generation(void **state)
+{
+    static const uint8_t interrupt[] = {0x89, 6, 0, 3, 1, LAYOUT_EVENT_IRQ, 0, 0, 0};
+    static const uint8_t method[] = {0x14, 13,  '_', 'E', 'V', 'T',  1,
+                                     0x86, 'V', 'G', 'E', 'N', 0x0a, 0x80};
+    struct fixture *f = *state;
+
+    build(f, 1, 0);
+    assert_true(contains(dsdt(f), "ACPI0013", 9));
+    assert_true(contains(dsdt(f), interrupt, sizeof(interrupt)));
+    assert_true(contains(dsdt(f), method, sizeof(method)));
+}
+
 static void power_off_is_sleep_type_5(void **state)
 {
     static const uint8_t s5[] = {0x08, '_', 'S', '5', '_', 0x12, 7, 4, 0x0a, 5, 0, 0, 0};
@@ -414,6 +449,9 @@ int main(void)
         TEST(only_slots_with_a_device_are_described),
         TEST(a_slot_is_described_with_its_window_and_interrupt),
         TEST(the_platforms_devices_are_described),
+        TEST(the_generation_id_is_described),
+        TEST(the_generation_id_has_a_page_to_itself),
+        TEST(an_event_interrupt_notifies_of_a_new_generation),
         TEST(power_off_is_sleep_type_5),
         TEST(the_same_machine_gets_the_same_tables),
         TEST(refuses_numbers_of_vcpus_that_do_not_fit),

@@ -12,6 +12,7 @@
 #include "base/io.h"
 #include "tests/unit/vmm/device_fixture.h"
 #include "vmm/devices/platform.h"
+#include "vmm/layout.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -20,6 +21,20 @@
 #define NOW_US 1769862896000000
 
 static struct irq_probe irq;
+static struct memory *ram;
+
+static int make_ram(void **state)
+{
+    (void)state;
+    return memory_create(LAYOUT_MEMORY_MIN, &ram, NULL);
+}
+
+static int free_ram(void **state)
+{
+    (void)state;
+    memory_free(ram);
+    return 0;
+}
 
 static void discard(const uint8_t *bytes, size_t length, void *context)
 {
@@ -64,6 +79,13 @@ static struct device *make_acpi_pm(void)
     return acpi_pm_create(nothing, nothing, NULL);
 }
 
+static struct device *make_vmgenid(void)
+{
+    struct irq_line line = irq_probe_line(&irq, LAYOUT_EVENT_IRQ);
+
+    return vmgenid_create(ram, LAYOUT_VMGENID, &line);
+}
+
 /* The state that the files hold, by what a guest would do. */
 static void drive_serial(struct device *dev)
 {
@@ -97,6 +119,11 @@ static void drive_acpi_pm(struct device *dev)
     device_out(dev, 0, 0x10);
 }
 
+static void drive_vmgenid(struct device *dev)
+{
+    dev->ops->reset(dev);
+}
+
 static void check_serial(struct device *dev)
 {
     assert_int_equal(device_in(dev, 3), 0x1b);
@@ -126,6 +153,14 @@ static void check_acpi_pm(struct device *dev)
     (void)dev;
 }
 
+static void check_vmgenid(struct device *dev)
+{
+    static const uint8_t none[16];
+
+    (void)dev;
+    assert_memory_not_equal(memory_at(ram, LAYOUT_VMGENID, 16), none, 16);
+}
+
 static const struct golden {
     const char *file;
     struct device *(*make)(void);
@@ -136,6 +171,7 @@ static const struct golden {
     {"device-rtc-1.state", make_rtc, drive_rtc, check_rtc},
     {"device-i8042-1.state", make_i8042, drive_i8042, check_i8042},
     {"device-acpi-pm-1.state", make_acpi_pm, drive_acpi_pm, check_acpi_pm},
+    {"device-vmgenid-1.state", make_vmgenid, drive_vmgenid, check_vmgenid},
 };
 
 static struct buffer read_golden(const char *file)
@@ -188,5 +224,5 @@ int main(void)
         cmocka_unit_test(the_same_guest_makes_the_same_bytes),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_ram, free_ram);
 }
