@@ -148,6 +148,7 @@ static int add_virtio(struct board *board, struct device *device, struct error *
     board->kick_fds[slot] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (board->kick_fds[slot] < 0)
         return error_errno(err, errno, "cannot make an event for a device");
+    virtio_set_kick_fd(device, board->kick_fds[slot]);
     bus_add(&board->mmio, gpa, LAYOUT_VIRTIO_STRIDE, device);
     return vm_ioeventfd(board->vm, gpa + VIRTIO_QUEUE_NOTIFY, board->kick_fds[slot], err);
 }

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 
 /* Register offsets: virtio 1.2, 4.2.2. */
 enum {
@@ -48,6 +49,7 @@ enum {
 };
 
 #define FEATURE_INDIRECT_DESC (1ull << 28)
+#define FEATURE_EVENT_IDX (1ull << 29)
 #define FEATURE_VERSION_1 (1ull << 32)
 
 struct virtio {
@@ -62,12 +64,13 @@ struct virtio {
     uint32_t queue_sel;
     uint32_t status;
     uint32_t interrupt_status;
+    int kick_fd;
     struct virtq queues[VIRTIO_QUEUES_MAX];
 };
 
 static uint64_t offered_features(const struct virtio *v)
 {
-    return v->ops->features | FEATURE_INDIRECT_DESC | FEATURE_VERSION_1;
+    return v->ops->features | FEATURE_INDIRECT_DESC | FEATURE_EVENT_IDX | FEATURE_VERSION_1;
 }
 
 void *virtio_device(const struct device *dev)
@@ -92,6 +95,14 @@ void virtio_config_changed(struct device *dev)
 
     if ((v->status & STATUS_DRIVER_OK) != 0)
         raise_interrupt(v, INTERRUPT_CONFIG);
+}
+
+static void kick_later(struct virtio *v)
+{
+    if (v->kick_fd >= 0)
+        (void)eventfd_write(v->kick_fd, 1);
+    else
+        virtio_kick(&v->dev);
 }
 
 /* 2.1.2: the driver must reset a device it has confused. */
@@ -192,7 +203,7 @@ static void write_status(struct virtio *v, uint32_t value)
         value &= ~(uint32_t)STATUS_FEATURES_OK;
     v->status = (value & 0xff) | (v->status & STATUS_NEEDS_RESET);
     if ((v->status & STATUS_DRIVER_OK) != 0)
-        virtio_kick(&v->dev);
+        kick_later(v);
 }
 
 static void write_queue_ready(struct virtio *v, struct virtq *q, uint32_t value)
@@ -275,7 +286,7 @@ static void transport_write(struct device *dev, uint64_t offset, unsigned size, 
         v->queue_sel = value;
         break;
     case VIRTIO_QUEUE_NOTIFY: /* reached where KVM does not take the ioeventfd */
-        virtio_kick(dev);
+        kick_later(v);
         break;
     case REG_INTERRUPT_ACK:
         v->interrupt_status &= ~value;
@@ -289,22 +300,32 @@ static void transport_write(struct device *dev, uint64_t offset, unsigned size, 
     }
 }
 
+static bool can_serve(const struct virtio *v, unsigned index)
+{
+    return v->ops->can_serve == NULL || v->ops->can_serve(v->device, index);
+}
+
 static void serve_queue(struct virtio *v, unsigned index)
 {
     struct virtq *q = &v->queues[index];
     struct virtq_chain chain;
     bool served = false;
+    unsigned n;
     int r = 0;
 
-    /* At most one ring's worth a call: a guest cannot keep the loop here. */
-    for (unsigned n = 0; n < q->size; n++) {
+    q->event_index = (v->driver_features & FEATURE_EVENT_IDX) != 0;
+    /* At most one ring's worth a call: a guest cannot keep the thread here. */
+    for (n = 0; n < q->size; n++) {
         uint32_t written = 0;
-        if (v->ops->can_serve != NULL && !v->ops->can_serve(v->device, index))
-            break;
+        if (!can_serve(v, index))
+            break; /* the device will look again by itself */
         r = virtq_pop(q, v->mem, &chain);
-        if (r <= 0)
+        if (r == 0 && !virtq_arm(q, v->mem))
             break;
-        r = v->ops->serve(v->device, index, &chain, &written);
+        if (r == 0)
+            continue;
+        if (r > 0)
+            r = v->ops->serve(v->device, index, &chain, &written);
         if (r < 0)
             break;
         virtq_push(q, v->mem, chain.head, written);
@@ -312,6 +333,8 @@ static void serve_queue(struct virtio *v, unsigned index)
     }
     if (r < 0)
         needs_reset(v);
+    else if (n == q->size && virtq_arm(q, v->mem) && v->kick_fd >= 0)
+        kick_later(v);
     if (served && virtq_wants_interrupt(q, v->mem))
         raise_interrupt(v, INTERRUPT_USED);
 }
@@ -362,6 +385,7 @@ static void load_queue(struct state_record *record, struct virtq *q)
     q->ready = state_get_u16(record) != 0;
     q->next_avail = state_get_u16(record);
     q->next_used = state_get_u16(record);
+    q->signalled = q->next_used; /* no push is without its virtq_wants_interrupt() then */
     q->desc_gpa = state_get_u64(record);
     q->avail_gpa = state_get_u64(record);
     q->used_gpa = state_get_u64(record);
@@ -439,9 +463,14 @@ static void transport_resume(struct device *dev)
 {
     struct virtio *v = (struct virtio *)dev;
 
-    virtio_kick(dev);
+    kick_later(v);
     if (v->interrupt_status != 0)
         irq_line_raise(&v->irq);
+}
+
+void virtio_set_kick_fd(struct device *dev, int fd)
+{
+    ((struct virtio *)dev)->kick_fd = fd;
 }
 
 static void transport_destroy(struct device *dev)
@@ -477,5 +506,6 @@ struct device *virtio_create(uint16_t slot, const struct virtio_ops *ops, void *
     v->device = device;
     v->mem = mem;
     v->irq = *irq;
+    v->kick_fd = -1;
     return &v->dev;
 }

@@ -2,7 +2,7 @@
 /*
  * The virtio-mmio transport, version 2 (virtio 1.2, 4.2), and what a device
  * behind it is. The transport is a struct device on the MMIO bus; a kick arrives
- * by an eventfd and is served by virtio_kick() in the event loop.
+ * by an eventfd, and whoever waits for that calls virtio_kick().
  */
 #ifndef STASIS_VMM_DEVICES_VIRTIO_H
 #define STASIS_VMM_DEVICES_VIRTIO_H
@@ -28,7 +28,7 @@ struct virtio;
 struct virtio_ops {
     const char *name;
     uint32_t device_id;
-    uint64_t features; /* beside VERSION_1 and INDIRECT_DESC */
+    uint64_t features; /* beside VERSION_1, INDIRECT_DESC and EVENT_IDX */
     unsigned queue_count;
     uint16_t queue_size_max;
     /* Has the device a use for the next chain of a queue now? If not, it stays in the
@@ -53,8 +53,13 @@ struct virtio_ops {
 struct device *virtio_create(uint16_t slot, const struct virtio_ops *ops, void *device,
                              struct memory *mem, const struct irq_line *irq);
 
-/* Serves all chains that the driver has offered on all queues. */
+/* Serves what the driver has offered, a ring's worth of each queue at most. */
 void virtio_kick(struct device *transport);
+
+/* The eventfd (borrowed) that brings about a virtio_kick() later: for chains that one
+ * call leaves, and for kicks that arrive in a thread that shall not serve queues. -1,
+ * as at first: there is none, and such kicks are served at once. */
+void virtio_set_kick_fd(struct device *transport, int fd);
 
 /* For the device behind the transport: what virtio_create() was given, and telling
  * the driver to read the configuration again. */

@@ -43,6 +43,16 @@ static uint16_t ring_load16(struct memory *mem, uint64_t gpa)
     return p == NULL ? 0 : le16toh(__atomic_load_n(p, __ATOMIC_ACQUIRE));
 }
 
+static void ring_store16(struct memory *mem, uint64_t gpa, uint16_t value)
+{
+    uint16_t *p = memory_at(mem, gpa, sizeof(*p));
+
+    if (p == NULL)
+        return;
+    __atomic_store_n(p, htole16(value), __ATOMIC_RELEASE);
+    memory_mark_dirty(mem, gpa, sizeof(*p));
+}
+
 static int add_segment(struct virtq_chain *chain, struct memory *mem, const uint8_t *desc,
                        uint16_t flags)
 {
@@ -131,17 +141,35 @@ void virtq_push(struct virtq *q, struct memory *mem, uint16_t head, uint32_t wri
     memory_write(mem, q->used_gpa + RING_HEADER + (uint64_t)USED_ENTRY * slot, entry,
                  sizeof(entry));
     q->next_used++;
-    uint16_t *idx = memory_at(mem, q->used_gpa + 2, sizeof(*idx));
-    if (idx == NULL)
-        return;
-    __atomic_store_n(idx, htole16(q->next_used), __ATOMIC_RELEASE);
-    memory_mark_dirty(mem, q->used_gpa + 2, sizeof(*idx));
+    ring_store16(mem, q->used_gpa + 2, q->next_used);
 }
 
-bool virtq_wants_interrupt(const struct virtq *q, struct memory *mem)
+bool virtq_arm(struct virtq *q, struct memory *mem)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* used.idx is out before flags are read */
-    return (ring_load16(mem, q->avail_gpa) & AVAIL_NO_INTERRUPT) == 0;
+    if (q->event_index)
+        ring_store16(mem, q->used_gpa + RING_HEADER + (uint64_t)USED_ENTRY * q->size,
+                     q->next_avail);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* avail_event is out before the ring is read */
+    return ring_load16(mem, q->avail_gpa + 2) != q->next_avail;
+}
+
+/* 2.7.7.2: has the index passed the event on its way from old to new? All three go
+ * round at 2^16. */
+static bool passed_event(uint16_t event, uint16_t new_index, uint16_t old_index)
+{
+    return (uint16_t)(new_index - event - 1) < (uint16_t)(new_index - old_index);
+}
+
+bool virtq_wants_interrupt(struct virtq *q, struct memory *mem)
+{
+    uint16_t before = q->signalled;
+
+    q->signalled = q->next_used;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* used.idx is out before these are read */
+    if (!q->event_index)
+        return (ring_load16(mem, q->avail_gpa) & AVAIL_NO_INTERRUPT) == 0;
+    uint16_t event = ring_load16(mem, q->avail_gpa + RING_HEADER + (uint64_t)AVAIL_ENTRY * q->size);
+    return passed_event(event, q->next_used, before);
 }
 
 /* Walks the segments of one direction and copies the overlap with

@@ -20,12 +20,14 @@ struct virtq {
     /* set by the driver through the transport */
     uint16_t size; /* a power of two, 1..VIRTQ_SIZE_MAX */
     bool ready;
+    bool event_index; /* the driver took VIRTIO_F_EVENT_IDX */
     uint64_t desc_gpa;
     uint64_t avail_gpa;
     uint64_t used_gpa;
     /* the device's own position */
     uint16_t next_avail;
     uint16_t next_used;
+    uint16_t signalled; /* next_used when virtq_wants_interrupt() was last asked */
 };
 
 struct virtq_segment {
@@ -56,8 +58,14 @@ int virtq_pop(struct virtq *q, struct memory *mem, struct virtq_chain *out);
 /* Gives a chain back with the number of bytes the device wrote. */
 void virtq_push(struct virtq *q, struct memory *mem, uint16_t head, uint32_t written);
 
-/* Does the driver want an interrupt for used buffers? */
-bool virtq_wants_interrupt(const struct virtq *q, struct memory *mem);
+/* Asks for a notification of the next chain, which a driver with event indices is
+ * otherwise free not to give (2.7.10). True: there is a chain already, and perhaps no
+ * notification of it. */
+bool virtq_arm(struct virtq *q, struct memory *mem);
+
+/* Does the driver want an interrupt for what was pushed since the last call (2.7.7)?
+ * Asked after one or several pushes, and in any case before the queue is saved. */
+bool virtq_wants_interrupt(struct virtq *q, struct memory *mem);
 
 /* Copies from the readable part of a chain, starting at offset; false if it is
  * shorter. */

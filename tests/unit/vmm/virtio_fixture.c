@@ -60,8 +60,20 @@ void driver_out(struct driver *d, uint32_t reg, uint32_t value)
     d->dev->ops->write(d->dev, reg, 4, value);
 }
 
+void driver_want_interrupt_after(struct driver *d, uint16_t queue_size, uint16_t index)
+{
+    store_le16(at(d, DRIVER_AVAIL + 4 + 2u * queue_size), index);
+}
+
+uint16_t driver_kick_after(struct driver *d, uint16_t queue_size)
+{
+    return load_le16(at(d, DRIVER_USED + 4 + 8u * queue_size));
+}
+
 void driver_start(struct driver *d, uint16_t queue_size, uint64_t without)
 {
+    if (!d->event_index)
+        without |= 1ull << 29;
     driver_out(d, R_STATUS, 0);
     driver_out(d, R_STATUS, S_ACKNOWLEDGE | S_DRIVER);
     for (uint32_t i = 0; i < 2; i++) {

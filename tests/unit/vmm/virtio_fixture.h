@@ -55,6 +55,7 @@ struct driver {
     struct virtq queue; /* then this one */
     uint16_t offered;   /* as in the available ring */
     uint16_t seen;      /* as in the used ring */
+    bool event_index;   /* driver_start() takes VIRTIO_F_EVENT_IDX */
 };
 
 /* Makes RAM; the rings are zero. */
@@ -71,7 +72,13 @@ bool driver_take(struct driver *d, uint16_t queue_size, uint32_t *head_out, uint
 uint32_t driver_in(struct driver *d, uint32_t reg);
 void driver_out(struct driver *d, uint32_t reg, uint32_t value);
 
-/* What a driver does to start a device: all features but `without`, queue 0. */
+/* The driver wants an interrupt when the used index passes this one (event indices). */
+void driver_want_interrupt_after(struct driver *d, uint16_t queue_size, uint16_t index);
+/* The device wants a kick when the available index passes this one. */
+uint16_t driver_kick_after(struct driver *d, uint16_t queue_size);
+
+/* What a driver does to start a device: all features but `without` and, unless it wants
+ * them, event indices; queue 0. */
 void driver_start(struct driver *d, uint16_t queue_size, uint64_t without);
 
 #endif

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #define SIZE 16u
 #define SLOT 3
@@ -238,6 +239,70 @@ static void a_driver_that_polls_gets_no_interrupt(void **state)
     assert_int_equal(driver_in(d, R_INTERRUPT), 0);
 }
 
+static void a_driver_with_event_indices_gets_the_interrupts_it_asked_for(void **state)
+{
+    struct driver *d = *state;
+
+    d->event_index = true;
+    driver_start(d, SIZE, 0);
+    driver_want_interrupt_after(d, SIZE, 1);
+    offer_request(d);
+    virtio_kick(d->dev);
+    assert_int_equal(irq_probe_take(&d->irq), 0);
+    assert_int_equal(driver_kick_after(d, SIZE), 1);
+    offer_request(d);
+    offer_request(d);
+    virtio_kick(d->dev);
+    assert_int_equal(irq_probe_take(&d->irq), 1);
+    assert_int_equal(driver_kick_after(d, SIZE), 3);
+}
+
+static uint64_t drain(int fd)
+{
+    eventfd_t count = 0;
+
+    (void)eventfd_read(fd, &count);
+    return count;
+}
+
+/* A vCPU thread must not be kept by what a request takes. */
+static void with_an_eventfd_registers_only_signal(void **state)
+{
+    struct driver *d = *state;
+    uint32_t head, length;
+    _cleanup_close_ int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    virtio_set_kick_fd(d->dev, fd);
+    offer_request(d);
+    driver_start(d, SIZE, 0);
+    assert_int_equal(drain(fd), 1);
+    driver_out(d, R_NOTIFY, 0);
+    assert_int_equal(drain(fd), 1);
+    assert_false(driver_take(d, SIZE, &head, &length));
+    virtio_kick(d->dev);
+    assert_true(driver_take(d, SIZE, &head, &length));
+    assert_int_equal(drain(fd), 0);
+}
+
+/* What a hostile driver has behind its rings decides about its own notifications only. */
+static void any_event_indices_are_survived(void **state)
+{
+    struct driver *d = *state;
+    uint32_t head, length;
+
+    d->event_index = true;
+    driver_start(d, SIZE, 0);
+    for (unsigned i = 0; i < 70000; i++) {
+        driver_want_interrupt_after(d, SIZE, (uint16_t)(i * 40503u));
+        store_le16(d->mem->hva + DRIVER_USED + 4 + 8 * SIZE, (uint16_t)(i * 30011u));
+        offer_request(d);
+        virtio_kick(d->dev);
+        if (!driver_take(d, SIZE, &head, &length))
+            fail_msg("request %u was not served", i);
+    }
+    assert_int_equal(driver_in(d, R_STATUS), 15);
+}
+
 static void odd_accesses_do_nothing(void **state)
 {
     struct driver *d = *state;
@@ -275,6 +340,33 @@ static void a_restored_device_goes_on_where_it_was(void **state)
     virtio_kick(d->dev);
     assert_true(driver_take(d, SIZE, &head, &length));
     assert_false(driver_take(d, SIZE, &head, &length));
+}
+
+/* Nothing of them is in the record: what is saved has asked for all its interrupts. */
+static void event_indices_go_on_after_a_restore(void **state)
+{
+    struct driver *d = *state;
+    uint32_t head, length;
+
+    d->event_index = true;
+    driver_start(d, SIZE, 0);
+    for (unsigned i = 0; i < 5; i++) {
+        offer_request(d);
+        virtio_kick(d->dev);
+        assert_true(driver_take(d, SIZE, &head, &length));
+    }
+    irq_probe_take(&d->irq);
+    _cleanup_(buffer_clear) struct buffer saved = device_save(d->dev);
+    d->dev->ops->reset(d->dev);
+    assert_int_equal(device_restore(d->dev, &saved, NULL), 0);
+    driver_want_interrupt_after(d, SIZE, 6);
+    offer_request(d);
+    virtio_kick(d->dev);
+    assert_int_equal(irq_probe_take(&d->irq), 0);
+    offer_request(d);
+    virtio_kick(d->dev);
+    assert_int_equal(irq_probe_take(&d->irq), 1);
+    assert_int_equal(driver_kick_after(d, SIZE), 7);
 }
 
 /* Kicks and interrupts that were under way when it was saved are not lost. */
@@ -391,8 +483,12 @@ int main(void)
         MMIO_TEST(a_broken_ring_needs_a_reset_and_says_so_once),
         MMIO_TEST(one_kick_serves_at_most_a_ring),
         MMIO_TEST(a_driver_that_polls_gets_no_interrupt),
+        MMIO_TEST(a_driver_with_event_indices_gets_the_interrupts_it_asked_for),
+        MMIO_TEST(with_an_eventfd_registers_only_signal),
+        MMIO_TEST(any_event_indices_are_survived),
         MMIO_TEST(odd_accesses_do_nothing),
         MMIO_TEST(a_restored_device_goes_on_where_it_was),
+        MMIO_TEST(event_indices_go_on_after_a_restore),
         MMIO_TEST(resuming_looks_at_queues_and_raises_again),
         MMIO_TEST(a_driver_that_asks_for_the_impossible_is_restored_too),
         MMIO_TEST(states_that_cannot_be_are_refused),

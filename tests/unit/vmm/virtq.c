@@ -287,6 +287,112 @@ static void interrupts_can_be_declined(void **state)
     assert_false(virtq_wants_interrupt(&d->queue, d->mem));
 }
 
+/* Pushes so many, then asks. */
+static bool wants_after(struct driver *d, unsigned pushes)
+{
+    for (unsigned i = 0; i < pushes; i++)
+        virtq_push(&d->queue, d->mem, 0, 0);
+    return virtq_wants_interrupt(&d->queue, d->mem);
+}
+
+static void an_interrupt_comes_when_the_event_is_passed(void **state)
+{
+    struct driver *d = *state;
+
+    d->queue.event_index = true;
+    driver_want_interrupt_after(d, SIZE, 2);
+    assert_false(wants_after(d, 2));
+    assert_true(wants_after(d, 1)); /* the third, number 2 */
+    assert_false(wants_after(d, 5));
+    driver_want_interrupt_after(d, SIZE, 9);
+    assert_true(wants_after(d, 8)); /* 8 to 15 at once */
+    assert_false(wants_after(d, 0));
+}
+
+static void events_go_round_with_the_indices(void **state)
+{
+    static const struct {
+        uint16_t before;
+        uint16_t pushes;
+        uint16_t event;
+        bool wants;
+    } cases[] = {
+        {65535, 1, 65535, true}, {65535, 1, 0, false},     {65534, 4, 0, true},
+        {65534, 4, 1, true},     {65534, 4, 2, false},     {65534, 4, 65533, false},
+        {0, 8, 65535, false},    {32768, 8, 32767, false}, {32768, 8, 32775, true},
+    };
+    struct driver *d = *state;
+
+    d->queue.event_index = true;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        d->queue.next_used = d->queue.signalled = cases[i].before;
+        driver_want_interrupt_after(d, SIZE, cases[i].event);
+        if (wants_after(d, cases[i].pushes) != cases[i].wants)
+            fail_msg("case %zu", i);
+    }
+}
+
+/* Each of 2^17 in its turn, by a driver that always waits for the next. */
+static void no_event_is_missed_on_the_way_round(void **state)
+{
+    struct driver *d = *state;
+
+    d->queue.event_index = true;
+    for (uint32_t i = 0; i < 1u << 17; i++) {
+        driver_want_interrupt_after(d, SIZE, (uint16_t)i);
+        if (!wants_after(d, 1))
+            fail_msg("no interrupt for %u", i);
+    }
+}
+
+static void event_indices_make_the_flags_mean_nothing(void **state)
+{
+    struct driver *d = *state;
+
+    d->queue.event_index = true;
+    store_le16(d->mem->hva + DRIVER_AVAIL, 1);
+    assert_true(wants_after(d, 1));
+    d->queue.event_index = false;
+    assert_false(wants_after(d, 1));
+}
+
+static void an_armed_queue_asks_for_the_next_chain(void **state)
+{
+    struct driver *d = *state;
+
+    d->offered = d->queue.next_avail = 65535;
+    store_le16(d->mem->hva + DRIVER_AVAIL + 2, 65535);
+    d->queue.event_index = true;
+    assert_false(virtq_arm(&d->queue, d->mem));
+    assert_int_equal(driver_kick_after(d, SIZE), 65535);
+    driver_desc(d, DRIVER_DESC, 0, DRIVER_DATA, 4, 0, 0);
+    driver_offer(d, SIZE, 0);
+    assert_true(virtq_arm(&d->queue, d->mem)); /* there is one: it need not kick */
+    assert_int_equal(pop(d), 1);
+    assert_int_equal(driver_kick_after(d, SIZE), 65535);
+    assert_false(virtq_arm(&d->queue, d->mem));
+    assert_int_equal(driver_kick_after(d, SIZE), 0);
+}
+
+static void a_driver_without_event_indices_finds_nothing_behind_its_ring(void **state)
+{
+    struct driver *d = *state;
+
+    d->queue.next_avail = d->offered = 77;
+    store_le16(d->mem->hva + DRIVER_AVAIL + 2, 77);
+    assert_false(virtq_arm(&d->queue, d->mem));
+    assert_int_equal(driver_kick_after(d, SIZE), 0);
+}
+
+static void asking_for_a_kick_is_noted_as_dirty(void **state)
+{
+    struct driver *d = *state;
+
+    d->queue.event_index = true;
+    virtq_arm(&d->queue, d->mem);
+    assert_true(is_dirty(d, DRIVER_USED));
+}
+
 int main(void)
 {
 #define QUEUE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -306,6 +412,13 @@ int main(void)
         QUEUE_TEST(copies_cross_segments_and_stop_at_the_end),
         QUEUE_TEST(what_the_device_writes_is_noted_as_dirty),
         QUEUE_TEST(interrupts_can_be_declined),
+        QUEUE_TEST(an_interrupt_comes_when_the_event_is_passed),
+        QUEUE_TEST(events_go_round_with_the_indices),
+        QUEUE_TEST(no_event_is_missed_on_the_way_round),
+        QUEUE_TEST(event_indices_make_the_flags_mean_nothing),
+        QUEUE_TEST(an_armed_queue_asks_for_the_next_chain),
+        QUEUE_TEST(a_driver_without_event_indices_finds_nothing_behind_its_ring),
+        QUEUE_TEST(asking_for_a_kick_is_noted_as_dirty),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
