@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "registry/depot.h"
 #include "registry/pack_list.h"
+#include "store/catalogue.h"
 #include "store/transfer.h"
 
 #include <errno.h>
@@ -244,13 +245,28 @@ static char *image_tag(const struct reference *ref, const struct digest *manifes
     return io_format("%.12s", digest_hex(manifest, hex));
 }
 
+/* The config's digest is the checkpoint's id, so a name that is taken shows before
+ * anything large is fetched. */
+static int check_name(struct pull *p, struct store *store, const char *image, const char *tag)
+{
+    struct digest there;
+    struct error ignored;
+
+    if (catalogue_image_get(store, image, tag, &there, &ignored) < 0 ||
+        digest_equal(&there, &p->artifact.config.digest))
+        return 0;
+    return error_set(p->err, STATUS_EXISTS, EEXIST, "the image %s:%s is another checkpoint", image,
+                     tag);
+}
+
 static int pull_all(struct pull *p, struct store *store, const struct reference *ref,
-                    const char *image, const char *tag, struct registry_result *result)
+                    const char *image, const char *tag, bool replace,
+                    struct registry_result *result)
 {
     _cleanup_free_ void *config = NULL;
 
     int r = pull_artifact(p, &result->manifest);
-    if (r < 0)
+    if (r < 0 || (image != NULL && !replace && (r = check_name(p, store, image, tag)) < 0))
         return r;
     r = pull_config(p, &config);
     if (r < 0)
@@ -268,7 +284,7 @@ static int pull_all(struct pull *p, struct store *store, const struct reference 
     _cleanup_free_ char *own_tag = image_tag(ref, &result->manifest);
     return transfer_import_finish(p->import, config, p->artifact.config.size,
                                   image != NULL ? image : own_image, tag != NULL ? tag : own_tag,
-                                  true, &result->checkpoint, p->err);
+                                  image == NULL || replace, &result->checkpoint, p->err);
 }
 
 int registry_pull(struct store *store, const char *source, const char *image, const char *tag,
@@ -284,7 +300,7 @@ int registry_pull(struct store *store, const char *source, const char *image, co
         return r;
     r = depot_open(&ref, options, false, &p.depot, err);
     if (r == 0)
-        r = pull_all(&p, store, &ref, image, tag, &result);
+        r = pull_all(&p, store, &ref, image, tag, options != NULL && options->replace_tag, &result);
     if (r < 0) {
         error_prefix(err, "cannot pull %s", source);
         return r;

@@ -21,7 +21,8 @@ struct registry_options {
      * not known yet; non-zero cancels; may be NULL */
     int (*progress)(const char *what, uint64_t done, uint64_t total, void *context);
     void *context;
-    bool plain_http; /* also chosen by itself for localhost and 127.0.0.0/8 */
+    bool plain_http;  /* also chosen by itself for localhost and 127.0.0.0/8 */
+    bool replace_tag; /* pull: a name that was given may be another checkpoint's until now */
 };
 
 struct registry_result {
@@ -42,7 +43,9 @@ int registry_push(struct store *store, const struct digest *checkpoint, const ch
                   const struct registry_options *options, struct registry_result *out,
                   struct error *err);
 
-/* Downloads into the store and tags it image:tag (NULL: named after the source).
+/* Downloads into the store and tags it image:tag (NULL: named after the source, whose
+ * tag moves with it). -EEXIST, before anything is fetched, if a tag that was given is
+ * another checkpoint's and replace_tag is not set.
  * Everything is checked against SHA-256 from the OCI manifest down. A download
  * that was cut off leaves nothing half done in the store. */
 int registry_pull(struct store *store, const char *source, const char *image, const char *tag,

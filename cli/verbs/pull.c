@@ -50,14 +50,18 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         .progress = progress_what,
         .context = &progress,
         .plain_http = arguments_has(args, "plain-http"),
+        .replace_tag = arguments_has(args, "replace"),
     };
     r = registry_pull(cli->store, source, image.name, image.tag, &options, &result, err);
     progress_end(&progress);
+    if (r == -EEXIST && err->hint[0] == '\0')
+        error_hint(err, "choose another name, or give --replace to move this one");
     return r < 0 ? r : report(cli, &result, err);
 }
 
 static const struct option_spec options[] = {
     {.name = "plain-http", .help = "speak HTTP, not HTTPS (always so on localhost)"},
+    {.name = "replace", .help = "move the tag if IMAGE is there"},
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -65,10 +69,13 @@ static const struct option_spec options[] = {
 const struct command command_pull = {
     .name = "pull",
     .summary = "Download a checkpoint from an OCI registry",
-    .usage = "pull HOST[:PORT]/REPO[:TAG] [IMAGE]\npull oci:DIR[:TAG] [IMAGE]",
-    .details = "It becomes an image: IMAGE, or one named after the source. Everything is checked "
-               "from the OCI manifest down, and nothing of it is visible before all of it has "
-               "come. Prints the id of the checkpoint.",
+    .usage = "pull HOST[:PORT]/REPO[:TAG] [IMAGE] [--replace]\n"
+             "pull oci:DIR[:TAG] [IMAGE] [--replace]",
+    .details = "It becomes an image: IMAGE, or one named after the source. Pulling a source again "
+               "moves the tag that is named after it; an IMAGE that is something else already "
+               "stays, unless --replace is given. Everything is checked from the OCI manifest "
+               "down, and nothing of it is visible before all of it has come. Prints the id of "
+               "the checkpoint.",
     .example = "stasis pull oci:layout:web web:2",
     .options = options,
     .operands = {{.name = "SOURCE"},
