@@ -117,6 +117,10 @@ static int check_empty(const char *path, struct error *err)
 
         if (r == -ENOENT)
             error_hint(err, "make the directory first: mkdir %s", path);
+        else if (r == -ENOTDIR)
+            error_hint(err, "it is a file; give an empty directory: mkdir past");
+        else if (r == -EACCES)
+            error_hint(err, "give an empty directory of your own");
         return r;
     }
     for (const struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {

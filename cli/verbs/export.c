@@ -17,11 +17,84 @@
 typedef struct space space_t;
 DEFINE_CLEANUP(space_t, space_close)
 
+/* ---- the file ---- */
+
+/* What to do about a file that cannot be written. */
+static int cannot_write(const char *path, int errnum, struct error *err)
+{
+    const char *slash = strrchr(path, '/');
+    const int directory = slash != NULL ? (int)(slash - path) : 0;
+
+    error_errno(err, errnum, "cannot write %s", path);
+    if (errnum == ENOENT)
+        error_hint(err, "make its directory first: mkdir -p %.*s", directory, path);
+    else if (errnum == ENOSPC || errnum == EDQUOT)
+        error_hint(err, "give a FILE where there is more room; df tells");
+    else if (errnum == EACCES || errnum == EPERM || errnum == EROFS || errnum == ENOTDIR)
+        error_hint(err, "give a FILE in a directory that you can write to");
+    return -errnum;
+}
+
+/* A name beside the target, so that the target is either whole or not there. */
+static int check_target(const char *path, bool force, struct error *err)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? 0 : cannot_write(path, errno, err);
+    if (!S_ISREG(st.st_mode)) {
+        error_set(err, STATUS_USAGE, EINVAL, "%s is there and not a file", path);
+        error_hint(err, "give the name of a file, like %s%sdisk0.raw", path,
+                   S_ISDIR(st.st_mode) ? "/" : ".");
+        return -EINVAL;
+    }
+    if (force)
+        return 0;
+    error_set(err, STATUS_EXISTS, EEXIST, "%s is there already", path);
+    error_hint(err, "give another name, or -f to replace it");
+    return -EEXIST;
+}
+
+struct target {
+    const char *path;
+    char *temporary; /* unlinked at the end unless it has become path */
+    int fd;
+};
+
+static void target_clear(struct target *t)
+{
+    if (t->fd >= 0) {
+        close(t->fd);
+        unlink(t->temporary);
+    }
+    free(t->temporary);
+}
+
+static int target_open(struct target *t, const char *path, bool force, struct error *err)
+{
+    int r = check_target(path, force, err);
+    if (r < 0)
+        return r;
+    t->path = path;
+    t->temporary = io_format("%s.part%d", path, (int)getpid());
+    t->fd = open(t->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return t->fd < 0 ? cannot_write(path, errno, err) : 0;
+}
+
+static int target_finish(struct target *t, struct error *err)
+{
+    if (fsync(t->fd) < 0 || rename(t->temporary, t->path) < 0)
+        return cannot_write(t->path, errno, err);
+    close(t->fd);
+    t->fd = -1;
+    return 0;
+}
+
 /* ---- the bytes ---- */
 
 struct writer {
     struct progress progress;
-    int fd;
+    const struct target *target;
     uint64_t base; /* where byte 0 of the space goes */
     uint64_t size_bytes;
     struct error *err;
@@ -35,21 +108,22 @@ static int write_page(uint64_t page, const void *bytes, void *context)
 
     if (progress_step(&w->progress, offset) != 0)
         return error_set(w->err, STATUS_INTERRUPTED, ECANCELED, "interrupted");
-    int r = io_pwrite_full(w->fd, bytes, (size_t)length, w->base + offset);
-    return r < 0 ? error_errno(w->err, -r, "cannot write the file") : 0;
+    int r = io_pwrite_full(w->target->fd, bytes, (size_t)length, w->base + offset);
+    return r < 0 ? cannot_write(w->target->path, -r, w->err) : 0;
 }
 
 /* Pages that are zero stay holes. */
-static int write_space(struct space *space, const char *what, int fd, uint64_t base,
-                       struct error *err)
+static int write_space(struct space *space, const char *what, const struct target *target,
+                       uint64_t base, struct error *err)
 {
-    struct writer w = {.fd = fd, .base = base, .size_bytes = space_size_bytes(space), .err = err};
+    struct writer w = {
+        .target = target, .base = base, .size_bytes = space_size_bytes(space), .err = err};
     uint64_t end;
 
     if (add_overflows(base, w.size_bytes, &end) || end > INT64_MAX)
         return error_set(err, STATUS_FAILED, EFBIG, "the file would be too large");
-    if (ftruncate(fd, (off_t)end) < 0)
-        return error_errno(err, errno, "cannot write the file");
+    if (ftruncate(target->fd, (off_t)end) < 0)
+        return cannot_write(target->path, errno, err);
     progress_begin(&w.progress, what, w.size_bytes);
     int r = space_each_page(space, write_page, &w, err);
     progress_end(&w.progress);
@@ -94,70 +168,15 @@ static void core_headers(uint64_t memory_bytes, uint8_t out[CORE_DATA_OFFSET])
     memcpy(out + sizeof(header), segments, header.e_phnum * sizeof(segments[0]));
 }
 
-static int write_core(struct space *space, int fd, struct error *err)
+static int write_core(struct space *space, const struct target *target, struct error *err)
 {
     uint8_t headers[CORE_DATA_OFFSET];
 
     core_headers(space_size_bytes(space), headers);
-    int r = io_pwrite_full(fd, headers, sizeof(headers), 0);
+    int r = io_pwrite_full(target->fd, headers, sizeof(headers), 0);
     if (r < 0)
-        return error_errno(err, -r, "cannot write the file");
-    return write_space(space, "exporting memory", fd, CORE_DATA_OFFSET, err);
-}
-
-/* ---- the file ---- */
-
-/* A name beside the target, so that the target is either whole or not there. */
-static int check_target(const char *path, bool force, struct error *err)
-{
-    struct stat st;
-
-    if (lstat(path, &st) < 0)
-        return errno == ENOENT ? 0 : error_errno(err, errno, "cannot write %s", path);
-    if (!S_ISREG(st.st_mode)) {
-        error_set(err, STATUS_USAGE, EINVAL, "%s is there and not a file", path);
-        return -EINVAL;
-    }
-    if (force)
-        return 0;
-    error_set(err, STATUS_EXISTS, EEXIST, "%s is there already", path);
-    error_hint(err, "give another name, or -f to replace it");
-    return -EEXIST;
-}
-
-struct target {
-    const char *path;
-    char *temporary; /* unlinked at the end unless it has become path */
-    int fd;
-};
-
-static void target_clear(struct target *t)
-{
-    if (t->fd >= 0) {
-        close(t->fd);
-        unlink(t->temporary);
-    }
-    free(t->temporary);
-}
-
-static int target_open(struct target *t, const char *path, bool force, struct error *err)
-{
-    int r = check_target(path, force, err);
-    if (r < 0)
-        return r;
-    t->path = path;
-    t->temporary = io_format("%s.part%d", path, (int)getpid());
-    t->fd = open(t->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    return t->fd < 0 ? error_errno(err, errno, "cannot write %s", path) : 0;
-}
-
-static int target_finish(struct target *t, struct error *err)
-{
-    if (fsync(t->fd) < 0 || rename(t->temporary, t->path) < 0)
-        return error_errno(err, errno, "cannot write %s", t->path);
-    close(t->fd);
-    t->fd = -1;
-    return 0;
+        return cannot_write(target->path, -r, err);
+    return write_space(space, "exporting memory", target, CORE_DATA_OFFSET, err);
 }
 
 /* ---- the verb ---- */
@@ -226,8 +245,8 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         (r = open_space(cli, arguments_operand(args, 0), request.space, &space, err)) < 0 ||
         (r = target_open(&target, request.path, arguments_has(args, "force"), err)) < 0)
         return r;
-    r = request.memory ? write_core(space, target.fd, err)
-                       : write_space(space, "exporting", target.fd, 0, err);
+    r = request.memory ? write_core(space, &target, err)
+                       : write_space(space, "exporting", &target, 0, err);
     if (r < 0 || (r = target_finish(&target, err)) < 0 || !cli->json)
         return r;
     _cleanup_json_ json_t *result =

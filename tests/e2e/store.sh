@@ -105,6 +105,13 @@ expect_exit 10 stasis export base:3 --disk 1 "$work/none.raw"
 expect_exit 10 stasis export base:3 --memory "$work/none.raw"
 expect_exit 2 stasis export base:3 "$work/none.raw"
 expect_exit 1 stasis export base:3 --disk 0 /dev/full/none
+expect_like "and says what to do" '*hint: give a FILE*' "$said"
+expect_exit 10 stasis export base:3 --disk 0 "$work/no/such/none.raw"
+expect_like "a missing directory can be made" "*hint: *mkdir -p $work/no/such*" "$said"
+expect_exit 2 stasis export base:3 --disk 0 "$work"
+expect_like "a directory is no file" '*hint: give the name of a file*' "$said"
+expect_exit 1 stasis mount "$work/one.raw"
+expect_like "nor a file a mount point" '*hint: *mkdir*' "$said"
 expect_true "what failed left no file" test ! -e "$work/none.raw"
 
 stasis send base:3 >"$work/stream"
@@ -120,6 +127,14 @@ expect "and leaves nothing" '[]' "$(stasis --home "$work/third" history --json)"
 
 must stasis push base:3 "oci:$work/layout:3"
 must stasis --home "$work/fourth" pull "oci:$work/layout:3" pulled:3
+must stasis --home "$work/fourth" pull "oci:$work/layout:3" pulled:3
+must stasis push base:1 "oci:$work/layout:1"
+expect_exit 12 stasis --home "$work/fourth" pull "oci:$work/layout:1" pulled:3
+expect_like "what to do about a name that is taken" '*hint: *--replace*' "$said"
+expect "it stays what it was" 1 "$(stasis --home "$work/fourth" images --json | jq length)"
+expect_exit 0 stasis --home "$work/fourth" pull "oci:$work/layout:1" pulled:3 --replace
+expect "or moves" "$id" "$(stasis --home "$work/fourth" inspect pulled:3 | jq -r .id)"
+expect_exit 0 stasis --home "$work/fourth" pull "oci:$work/layout:3" pulled:3 --replace
 cp -r "$work/layout" "$work/my layout!"
 must stasis --home "$work/fourth" pull "oci:$work/my layout!:3"
 expect_like "a directory's name becomes one for an image" '*my-layout-:3*' \
