@@ -116,9 +116,14 @@ static int remove_machine(struct cli *cli, const char *name, const struct digest
 static int follow_up(struct cli *cli, const char *name, const struct arguments *args,
                      const struct digest *id, bool made, struct error *err)
 {
-    if (arguments_has(args, "detach"))
-        return report_started(cli, name, id, err);
-    int r = attach(cli, name, args, err);
+    int r = 0;
+
+    if (arguments_has(args, "detach") || cli->json)
+        r = report_started(cli, name, id, err);
+    if (r < 0 || arguments_has(args, "detach"))
+        return r;
+    fflush(stdout); /* before what the console prints, which does not go through stdio */
+    r = attach(cli, name, args, err);
     if (!arguments_has(args, "rm"))
         return r;
     if (machine_is_running(&cli->home, name)) {
