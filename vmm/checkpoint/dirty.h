@@ -13,4 +13,11 @@ int dirty_take(struct board *board, uint64_t *bits, struct error *err);
 /* What was taken counts as written again. */
 void dirty_give_back(struct board *board, const uint64_t *bits);
 
+/*
+ * How many pages were written since the last checkpoint (*all_out), and how many of
+ * them by vCPUs since anybody last looked (*recent_out). Nothing is forgotten. vCPUs may
+ * run; each page they write next costs them a fault, as after a save. Event loop thread.
+ */
+int dirty_look(struct board *board, uint64_t *recent_out, uint64_t *all_out, struct error *err);
+
 #endif

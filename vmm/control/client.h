@@ -6,7 +6,7 @@
  *   {"verb":"save","args":{...}}
  *   {"ok":true,"result":{...}}  or  {"ok":false,"status":11,"message":"...","hint":"..."}
  *
- * verbs: status, pause, resume, save, restore, stop, kill, console, pages.
+ * verbs: status, stats, pause, resume, save, restore, stop, kill, console, pages.
  * After a successful "console" the connection carries the serial line as bytes.
  * docs/control.md lists arguments and results.
  */

@@ -78,6 +78,19 @@ void *virtio_device(const struct device *dev)
     return ((const struct virtio *)dev)->device;
 }
 
+const char *virtio_name(const struct device *dev)
+{
+    return ((const struct virtio *)dev)->ops->name;
+}
+
+void virtio_counters(const struct device *dev, const struct counter_visitor *visitor)
+{
+    const struct virtio *v = (const struct virtio *)dev;
+
+    if (v->ops->counters != NULL)
+        v->ops->counters(v->device, visitor);
+}
+
 static struct virtq *selected_queue(struct virtio *v)
 {
     return v->queue_sel < v->ops->queue_count ? &v->queues[v->queue_sel] : NULL;

@@ -8,6 +8,7 @@
 #define STASIS_VMM_DEVICES_VIRTIO_H
 
 #include "imgfmt/manifest.h"
+#include "vmm/counters.h"
 #include "vmm/devices/device.h"
 #include "vmm/devices/virtq.h"
 #include "vmm/net/net.h"
@@ -45,6 +46,8 @@ struct virtio_ops {
     void (*save)(void *device, uint16_t slot, struct state_writer *w);
     int (*restore)(void *device, uint16_t slot, const void *state, size_t length,
                    struct error *err);
+    /* What the device has done since it was made. Any thread. May be NULL. */
+    void (*counters)(const void *device, const struct counter_visitor *visitor);
     void (*destroy)(void *device);
 };
 
@@ -65,6 +68,10 @@ void virtio_set_kick_fd(struct device *transport, int fd);
  * the driver to read the configuration again. */
 void *virtio_device(const struct device *transport);
 void virtio_config_changed(struct device *transport);
+
+/* For `stats`: the name of its kind, and what it has counted. Any thread. */
+const char *virtio_name(const struct device *transport);
+void virtio_counters(const struct device *transport, const struct counter_visitor *visitor);
 
 /* ---- devices ---- */
 

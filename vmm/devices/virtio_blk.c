@@ -20,7 +20,16 @@ enum {
     QUEUE_SIZE = 256,
 };
 
+struct blk_counters {
+    uint64_t reads, read_bytes;
+    uint64_t writes, written_bytes;
+    uint64_t flushes;
+    uint64_t discards; /* and write-zeroes */
+    uint64_t errors;   /* requests that did not end well */
+};
+
 struct blk {
+    struct blk_counters counters;
     struct disk *disk;
     struct memory *mem;
     unsigned slot;
@@ -138,6 +147,44 @@ static uint8_t serve_request(struct blk *blk, const struct virtq_chain *chain, u
     }
 }
 
+static void count_request(struct blk_counters *c, uint32_t type, uint64_t moved, uint8_t status)
+{
+    if (status != VIRTIO_BLK_S_OK)
+        counter_add(&c->errors, 1);
+    switch (type) {
+    case VIRTIO_BLK_T_IN:
+        counter_add(&c->reads, 1);
+        counter_add(&c->read_bytes, moved);
+        break;
+    case VIRTIO_BLK_T_OUT:
+        counter_add(&c->writes, 1);
+        counter_add(&c->written_bytes, moved);
+        break;
+    case VIRTIO_BLK_T_FLUSH:
+        counter_add(&c->flushes, 1);
+        break;
+    case VIRTIO_BLK_T_DISCARD:
+    case VIRTIO_BLK_T_WRITE_ZEROES:
+        counter_add(&c->discards, 1);
+        break;
+    default:
+        break;
+    }
+}
+
+static void blk_visit_counters(const void *device, const struct counter_visitor *visitor)
+{
+    const struct blk_counters *c = &((const struct blk *)device)->counters;
+
+    counter_visit(visitor, "reads", &c->reads);
+    counter_visit(visitor, "read_bytes", &c->read_bytes);
+    counter_visit(visitor, "writes", &c->writes);
+    counter_visit(visitor, "written_bytes", &c->written_bytes);
+    counter_visit(visitor, "flushes", &c->flushes);
+    counter_visit(visitor, "discards", &c->discards);
+    counter_visit(visitor, "errors", &c->errors);
+}
+
 static int blk_serve(void *device, unsigned queue, const struct virtq_chain *chain,
                      uint32_t *written_out)
 {
@@ -149,6 +196,7 @@ static int blk_serve(void *device, unsigned queue, const struct virtq_chain *cha
     if (chain->writable_bytes == 0 || !virtq_chain_read(chain, 0, header, sizeof(header)))
         return -EPROTO;
     uint8_t status = serve_request(blk, chain, load_le32(header), load_le64(header + 8), &moved);
+    count_request(&blk->counters, load_le32(header), moved, status);
     virtq_chain_write(chain, blk->mem, chain->writable_bytes - 1, &status, 1);
     *written_out =
         (uint32_t)min_u64(load_le32(header) == VIRTIO_BLK_T_OUT ? 1 : moved + 1, UINT32_MAX);
@@ -173,6 +221,7 @@ static const struct virtio_ops blk_ops = {
     .serve = blk_serve,
     .config = blk_config,
     .config_bytes = sizeof(struct virtio_blk_config),
+    .counters = blk_visit_counters,
     .destroy = blk_destroy,
 };
 
@@ -185,6 +234,7 @@ static const struct virtio_ops blk_read_only_ops = {
     .serve = blk_serve,
     .config = blk_config,
     .config_bytes = sizeof(struct virtio_blk_config),
+    .counters = blk_visit_counters,
     .destroy = blk_destroy,
 };
 

@@ -24,7 +24,16 @@ enum {
     RECORD_V1 = 1,
 };
 
+/* "in" is to the guest. */
+struct net_counters {
+    uint64_t frames_in, in_bytes;
+    uint64_t frames_out, out_bytes;
+    uint64_t lost_in;  /* the guest had no room for them, for long */
+    uint64_t lost_out; /* no link, or what no network would carry */
+};
+
 struct net {
+    struct net_counters counters;
     struct device *transport;
     struct memory *mem;
     struct net_backend backend;
@@ -78,8 +87,8 @@ static bool complete_checksum(uint8_t *frame, size_t length, size_t start, size_
     return true;
 }
 
-/* What no network would carry is lost, as by a real card. */
-static void transmit(struct net *net, const uint8_t header[HEADER_SIZE], size_t length)
+/* False for what no network would carry, which is lost, as by a real card. */
+static bool transmit(struct net *net, const uint8_t header[HEADER_SIZE], size_t length)
 {
     const uint8_t flags = header[offsetof(struct virtio_net_hdr_v1, flags)];
     const uint8_t gso = header[offsetof(struct virtio_net_hdr_v1, gso_type)];
@@ -87,11 +96,18 @@ static void transmit(struct net *net, const uint8_t header[HEADER_SIZE], size_t 
     const size_t offset = load_le16(header + offsetof(struct virtio_net_hdr_v1, csum_offset));
 
     if (!net->link_up || gso != VIRTIO_NET_HDR_GSO_NONE)
-        return;
+        return false;
     if ((flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0 &&
         !complete_checksum(net->frame, length, start, offset))
-        return;
+        return false;
     net->backend.send(net->frame, length, net->backend.context);
+    return true;
+}
+
+static void count_sent(struct net_counters *c, bool sent, uint64_t length)
+{
+    counter_add(sent ? &c->frames_out : &c->lost_out, 1);
+    counter_add(&c->out_bytes, sent ? length : 0);
 }
 
 static int serve_transmit(struct net *net, const struct virtq_chain *chain)
@@ -101,11 +117,13 @@ static int serve_transmit(struct net *net, const struct virtq_chain *chain)
     if (!virtq_chain_read(chain, 0, header, sizeof(header)))
         return -EPROTO;
     uint64_t length = chain->readable_bytes - HEADER_SIZE;
-    if (length < FRAME_SIZE_MIN || length > FRAME_SIZE_MAX)
+    if (length < FRAME_SIZE_MIN || length > FRAME_SIZE_MAX) {
+        count_sent(&net->counters, false, 0);
         return 0;
+    }
     if (!virtq_chain_read(chain, HEADER_SIZE, net->frame, (size_t)length))
         return -EPROTO;
-    transmit(net, header, (size_t)length);
+    count_sent(&net->counters, transmit(net, header, (size_t)length), length);
     return 0;
 }
 
@@ -123,6 +141,8 @@ static int serve_receive(struct net *net, const struct virtq_chain *chain, uint3
     bool fits = virtq_chain_write(chain, net->mem, 0, header, sizeof(header)) &&
                 virtq_chain_write(chain, net->mem, HEADER_SIZE, frame->bytes, frame->length);
     *written_out = (uint32_t)(HEADER_SIZE + frame->length);
+    counter_add(&net->counters.frames_in, 1);
+    counter_add(&net->counters.in_bytes, frame->length);
     free(frame);
     return fits ? 0 : -EPROTO;
 }
@@ -147,7 +167,9 @@ void virtio_net_receive(struct device *transport, const uint8_t *frame, size_t l
     struct net *net = virtio_device(transport);
 
     /* A kick serves the other queue, too, which must not be while the card is held. */
-    if (frame_queue_put(&net->waiting, frame, length) && !net->held)
+    if (!frame_queue_put(&net->waiting, frame, length))
+        counter_add(&net->counters.lost_in, 1);
+    else if (!net->held)
         virtio_kick(transport);
 }
 
@@ -202,6 +224,18 @@ static int net_restore(void *device, uint16_t slot, const void *state, size_t le
     return 0;
 }
 
+static void net_visit_counters(const void *device, const struct counter_visitor *visitor)
+{
+    const struct net_counters *c = &((const struct net *)device)->counters;
+
+    counter_visit(visitor, "frames_in", &c->frames_in);
+    counter_visit(visitor, "in_bytes", &c->in_bytes);
+    counter_visit(visitor, "frames_out", &c->frames_out);
+    counter_visit(visitor, "out_bytes", &c->out_bytes);
+    counter_visit(visitor, "lost_in", &c->lost_in);
+    counter_visit(visitor, "lost_out", &c->lost_out);
+}
+
 static void net_destroy(void *device)
 {
     struct net *net = device;
@@ -223,6 +257,7 @@ static const struct virtio_ops net_ops = {
     .reset = net_reset,
     .save = net_save,
     .restore = net_restore,
+    .counters = net_visit_counters,
     .destroy = net_destroy,
 };
 

@@ -13,6 +13,7 @@ enum { REQUEST_MAX = 4096, QUEUE_SIZE = 64 };
 
 struct rng {
     struct memory *mem;
+    uint64_t reads, read_bytes;
 };
 
 static int rng_serve(void *device, unsigned queue, const struct virtq_chain *chain,
@@ -29,7 +30,17 @@ static int rng_serve(void *device, unsigned queue, const struct virtq_chain *cha
     if (got <= 0 || !virtq_chain_write(chain, rng->mem, 0, bytes, (size_t)got))
         return -EIO;
     *written_out = (uint32_t)got;
+    counter_add(&rng->reads, 1);
+    counter_add(&rng->read_bytes, (uint64_t)got);
     return 0;
+}
+
+static void rng_counters(const void *device, const struct counter_visitor *visitor)
+{
+    const struct rng *rng = device;
+
+    counter_visit(visitor, "reads", &rng->reads);
+    counter_visit(visitor, "read_bytes", &rng->read_bytes);
 }
 
 static void rng_destroy(void *device)
@@ -43,6 +54,7 @@ static const struct virtio_ops rng_ops = {
     .queue_count = 1,
     .queue_size_max = QUEUE_SIZE,
     .serve = rng_serve,
+    .counters = rng_counters,
     .destroy = rng_destroy,
 };
 

@@ -8,6 +8,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+/* Exits to user space. Halts and interrupt windows are served within KVM. */
+enum vm_exit_kind {
+    VM_EXIT_IO,
+    VM_EXIT_MMIO,
+    VM_EXIT_INTERRUPTED, /* by a signal */
+    VM_EXIT_OTHER,
+    VM_EXIT_KINDS,
+};
+
+#define VM_KVM_STATS 10 /* of KVM's own that are told; stats.c */
+
 struct vcpu {
     struct kvm_vm *vm;
     unsigned index;
@@ -15,9 +26,10 @@ struct vcpu {
     struct kvm_run *run;
     pthread_t thread;
     bool has_thread;
-    bool parked; /* under vm->lock */
-    bool dead;   /* reported `stopped`: never runs again; under vm->lock */
-    _Atomic uint64_t exits;
+    bool parked;                   /* under vm->lock */
+    bool dead;                     /* reported `stopped`: never runs again; under vm->lock */
+    uint64_t exits[VM_EXIT_KINDS]; /* counted by its thread alone */
+    int stats_fd;                  /* KVM's statistics of it, or -1 */
 };
 
 struct kvm_vm {
@@ -32,7 +44,8 @@ struct kvm_vm {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     _Atomic bool pause_wanted;
-    bool quit; /* under lock */
+    bool quit;                            /* under lock */
+    uint64_t stats_offsets[VM_KVM_STATS]; /* in a vCPU's statistics; 0: not there */
 };
 
 /* struct kvm_msrs with two entries: clang takes none with room behind it. */
@@ -56,5 +69,9 @@ int vcpu_open(struct kvm_vm *vm, struct vcpu *vcpu, unsigned index, struct error
 void vcpu_close(struct vcpu *vcpu);
 int vcpu_thread_start(struct vcpu *vcpu, struct error *err);
 void vcpu_kick(struct vcpu *vcpu);
+
+/* stats.c. Opens KVM's statistics where it has any; vcpu->fd is open. */
+void vcpu_stats_open(struct vcpu *vcpu);
+enum vm_exit_kind vm_exit_kind_of(uint32_t reason);
 
 #endif

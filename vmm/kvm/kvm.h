@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "imgfmt/state.h"
+#include "vmm/counters.h"
 #include "vmm/memory.h"
 
 #include <linux/kvm.h>
@@ -87,7 +88,14 @@ int vm_state_save(struct kvm_vm *vm, int64_t guest_wall_us, struct state_writer 
 int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
                      const struct vm_clock_policy *clock, struct error *err);
 
-/* Exits to user space since the start, all vCPUs. */
+/* ---- counters: vmm/kvm/stats.c; since the VM was made, all vCPUs; any thread ---- */
+
+/* Exits to user space. */
 uint64_t vm_exit_count(struct kvm_vm *vm);
+/* The same by kind: io, mmio, interrupted, other. */
+void vm_exit_counters(struct kvm_vm *vm, const struct counter_visitor *visitor);
+/* What KVM counts itself, by its names: exits, io_exits, halt_exits, ... Not all, or none,
+ * on old kernels. */
+void vm_kvm_counters(struct kvm_vm *vm, const struct counter_visitor *visitor);
 
 #endif

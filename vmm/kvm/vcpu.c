@@ -24,12 +24,14 @@ int vcpu_open(struct kvm_vm *vm, struct vcpu *vcpu, unsigned index, struct error
     vcpu->vm = vm;
     vcpu->index = index;
     vcpu->run = MAP_FAILED;
+    vcpu->stats_fd = -1;
     vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
     if (vcpu->fd < 0)
         return error_errno(err, errno, "KVM cannot make vCPU %u", index);
     vcpu->run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
     if (vcpu->run == MAP_FAILED)
         return error_errno(err, errno, "cannot map the exits of vCPU %u", index);
+    vcpu_stats_open(vcpu);
     return 0;
 }
 
@@ -37,6 +39,8 @@ void vcpu_close(struct vcpu *vcpu)
 {
     if (vcpu->run != MAP_FAILED && vcpu->run != NULL)
         munmap(vcpu->run, vcpu->vm->run_bytes);
+    if (vcpu->stats_fd >= 0)
+        close(vcpu->stats_fd);
     if (vcpu->fd >= 0)
         close(vcpu->fd);
 }
@@ -95,7 +99,7 @@ static bool serve_exit(struct vcpu *vcpu)
     const struct vm_exits *exits = &vcpu->vm->exits;
     char text[256];
 
-    vcpu->exits++;
+    counter_add_own(&vcpu->exits[vm_exit_kind_of(run->exit_reason)], 1);
     switch (run->exit_reason) {
     case KVM_EXIT_IO:
         serve_io(vcpu);
@@ -139,6 +143,8 @@ static bool run_until_pause(struct vcpu *vcpu)
                 return false;
             continue;
         }
+        if (errno == EINTR)
+            counter_add_own(&vcpu->exits[VM_EXIT_INTERRUPTED], 1);
         if (errno == EINTR && vcpu->vm->pause_wanted)
             return true;
         if (errno == EINTR) {

@@ -278,12 +278,3 @@ int vm_dirty_log(struct kvm_vm *vm, uint64_t *bits, struct error *err)
     }
     return 0;
 }
-
-uint64_t vm_exit_count(struct kvm_vm *vm)
-{
-    uint64_t sum = 0;
-
-    for (unsigned i = 0; i < vm->vcpu_count; i++)
-        sum += vm->vcpus[i].exits;
-    return sum;
-}

@@ -390,6 +390,7 @@ static int set_up(struct process *p, struct error *err)
         return r;
     p->paused = p->start.paused;
     p->started_ns = clock_monotonic_ns();
+    stats_open(p);
     return control_listen(p, err);
 }
 
@@ -438,7 +439,7 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
     struct process *p = &process;
     struct error err = ERROR_INIT;
 
-    p->epoll_fd = p->listen_fd = p->wake_fd = p->signal_fd = p->lock_fd = -1;
+    p->epoll_fd = p->listen_fd = p->wake_fd = p->signal_fd = p->lock_fd = p->statm_fd = -1;
     for (unsigned i = 0; i < CLIENTS_MAX; i++)
         p->clients[i].fd = -1;
     pthread_mutex_init(&p->stop_lock, NULL);

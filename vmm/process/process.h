@@ -58,6 +58,18 @@ struct save_job {
     _Atomic bool done;
 };
 
+/* Of the last save that went well, for `stats`. */
+struct last_save {
+    struct digest id;
+    int64_t wall_us;
+    uint64_t at_ns;
+    uint64_t interval_us; /* since the one before, or the start */
+    uint64_t pause_us;
+    uint64_t pages;
+    uint64_t pages_new;
+    uint64_t stored_bytes;
+};
+
 struct process {
     struct home home;
     char *name;
@@ -83,6 +95,11 @@ struct process {
     struct watch kick_watches[LAYOUT_VIRTIO_SLOTS];
     struct client clients[CLIENTS_MAX];
     struct save_job *job; /* or NULL */
+
+    int statm_fd; /* /proc/self/statm */
+    uint64_t saves;
+    struct last_save last_save;
+    uint64_t seen_written_pages; /* by looks at the dirty log */
 
     bool quit;
     const char *quit_reason;
@@ -113,6 +130,14 @@ json_t *control_error_json(const struct error *err);
 bool verb_run(struct process *p, struct client *client, const char *verb, json_t *args);
 void verb_save_finished(struct process *p); /* p->job is done */
 void verb_client_gone(struct process *p, const struct client *client);
+
+/* What `status` tells; a new reference. */
+json_t *verb_status_json(const struct process *p);
+
+/* stats.c */
+void stats_open(struct process *p);
+void stats_saved(struct process *p, const struct save_job *job);
+bool verb_stats(struct process *p, struct client *client, json_t *args);
 
 /* pages.c */
 bool verb_pages(struct process *p, struct client *client, json_t *args);

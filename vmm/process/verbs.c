@@ -23,17 +23,20 @@ static const char *state_name(const struct process *p)
     return p->paused ? "paused" : "running";
 }
 
+json_t *verb_status_json(const struct process *p)
+{
+    return json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o}", "state", state_name(p),
+                     "saving", p->job != NULL, "pid", (int)getpid(), "uptime_us",
+                     (json_int_t)((clock_monotonic_ns() - p->started_ns) / 1000), "memory_bytes",
+                     (json_int_t)p->board->config.memory_bytes, "vcpus",
+                     (int)p->board->config.vcpus, "exits", (json_int_t)vm_exit_count(p->board->vm),
+                     "base", digest_json(&p->base.id), "net", net_settings_to_json(&p->net));
+}
+
 static bool verb_status(struct process *p, struct client *client, json_t *args)
 {
     (void)args;
-    control_reply(p, client,
-                  json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o}", "state", state_name(p),
-                            "saving", p->job != NULL, "pid", (int)getpid(), "uptime_us",
-                            (json_int_t)((clock_monotonic_ns() - p->started_ns) / 1000),
-                            "memory_bytes", (json_int_t)p->board->config.memory_bytes, "vcpus",
-                            (int)p->board->config.vcpus, "exits",
-                            (json_int_t)vm_exit_count(p->board->vm), "base",
-                            digest_json(&p->base.id), "net", net_settings_to_json(&p->net)));
+    control_reply(p, client, verb_status_json(p));
     return true;
 }
 
@@ -254,6 +257,7 @@ static void take_over(struct process *p, struct save_job *job)
     p->base.id = job->result.id;
     p->base.manifest = job->result.manifest;
     p->base.has_memory = true;
+    stats_saved(p, job);
     /* Failing here is no harm: the overlays stay, with the same content. */
     if (rebase_disks(p, &p->base.manifest, &err) < 0)
         log_event("the overlays stay: %s", err.message);
@@ -390,6 +394,7 @@ bool verb_run(struct process *p, struct client *client, const char *verb, json_t
         {"status", verb_status},   {"pause", verb_pause},     {"resume", verb_resume},
         {"save", verb_save},       {"stop", verb_stop},       {"kill", verb_kill},
         {"console", verb_console}, {"restore", verb_restore}, {"pages", verb_pages},
+        {"stats", verb_stats},
     };
     struct error err;
 
