@@ -57,6 +57,7 @@ static void drop_bad_runs_locked(struct packs *packs)
         atomic_store(&packs->doubtful, true);
     }
     packs->run_count = kept;
+    packs_note_size_locked(packs);
     /* An older run that has not been removed yet may cover some. */
     for (uint32_t i = 0; i < packs->count && packs->settled == 0; i++)
         packs_bind(packs, i);
@@ -263,15 +264,22 @@ static void search_locked(struct packs *packs, struct query *q, struct obstacle 
 
 static unsigned search(struct packs *packs, struct query *q)
 {
+    bool done, pinned = false;
     struct obstacle o;
-    bool done;
 
     do {
         pthread_rwlock_rdlock(&packs->lock);
         search_locked(packs, q, &o);
         pthread_rwlock_unlock(&packs->lock);
-        done = !is_met(&o) || make_way(packs, &o) < 0;
+        done = !is_met(&o);
+        /* What is loaded for this search stays until it ends, or it might never. */
+        if (!done && !pinned)
+            packs_pin(packs, pinned = true);
+        if (!done)
+            done = make_way(packs, &o) < 0;
     } while (!done);
+    if (pinned)
+        packs_pin(packs, false);
     return q->found;
 }
 
@@ -286,7 +294,10 @@ unsigned packs_find(struct packs *packs, enum pack_kind kind, struct page_ref id
                       .out = out,
                       .max = max};
 
-    return search(packs, &q);
+    unsigned found = search(packs, &q);
+
+    packs_shed(packs);
+    return found;
 }
 
 static void search_pack(struct packs *packs, uint32_t number, struct query *q)
@@ -311,8 +322,10 @@ unsigned packs_search(struct packs *packs, enum pack_kind kind, struct page_ref 
     uint32_t count = packs_count(packs);
 
     packs_pin(packs, true);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        packs_repin(packs);
         search_pack(packs, i, &q);
+    }
     packs_pin(packs, false);
     if (q.found != 0)
         atomic_store(&packs->doubtful, true);
@@ -371,7 +384,7 @@ static unsigned look_at_slots(struct batch *b, struct run *run, uint8_t *found)
 
     for (unsigned i = 0; i < b->open_count; i++) {
         unsigned k = b->open[i];
-        uint32_t place, object;
+        uint32_t place = 0, object = 0;
         int r = run_next(run, &b->cursors[k], &place, &object);
 
         if (r == 0) {
@@ -449,15 +462,64 @@ static void find_some(struct batch *b, unsigned n)
         find_first(b, b->slow[i]);
 }
 
+/* ---- many keys, and more index than memory ---- */
+
+/* Behind the last one found; some that were there may have changed since. */
+enum { NEIGHBOURS = 16 };
+
+/* Is the key that of an object shortly behind `last`, whose footer is there? */
+static bool is_neighbour(const struct batch *b, struct page_ref key, const struct location *last,
+                         struct location *out)
+{
+    const uint8_t *ids = candidate(b, last->pack, 0);
+    uint32_t end = ids == NULL ? 0 : b->packs->list[last->pack]->objects;
+
+    end = (uint32_t)min_u64(end, (uint64_t)last->object + 1 + NEIGHBOURS);
+    for (uint32_t i = last->object + 1; i < end; i++) {
+        struct page_ref id = page_ref_load(ids + (size_t)i * PAGE_REF_SIZE);
+
+        if (!page_ref_same_key(id, key))
+            continue;
+        *out = (struct location){id, last->pack, i};
+        return true;
+    }
+    return false;
+}
+
+/* A look into a run may have to wait for the disk. What was stored one after the other
+ * is often looked for in that order; so each key is first looked for where the last one
+ * was found, and the runs are asked only where such a stretch begins. */
+static void find_by_neighbours(struct batch *b, unsigned n, struct location *last_io)
+{
+    for (unsigned i = 0; i < n; i++) {
+        bool found;
+
+        pthread_rwlock_rdlock(&b->packs->lock);
+        found = is_neighbour(b, b->keys[i], last_io, &b->out[i]);
+        pthread_rwlock_unlock(&b->packs->lock);
+        if (!found)
+            find_first(b, i);
+        if (b->out[i].pack != PACK_NONE)
+            *last_io = b->out[i];
+        packs_shed(b->packs);
+    }
+}
+
 void packs_find_batch(struct packs *packs, enum pack_kind kind, const struct page_ref *keys,
                       unsigned n, uint32_t to, struct location *first_out)
 {
     struct batch b = {.packs = packs, .kind = kind, .to = to};
+    struct location last = {.pack = PACK_NONE};
 
     packs_index(packs, NULL);
     for (unsigned done = 0; done < n; done += BATCH) {
+        unsigned count = n - done < BATCH ? n - done : BATCH;
+
         b.keys = keys + done;
         b.out = first_out + done;
-        find_some(&b, n - done < BATCH ? n - done : BATCH);
+        if (packs_are_crowded(packs))
+            find_by_neighbours(&b, count, &last);
+        else
+            find_some(&b, count);
     }
 }

@@ -14,12 +14,6 @@
  * descriptors by default and needs some of them for other things. */
 #define PACKS_OPEN_MAX 256u
 
-/* Groups of this many bytes are kept: those of some fifteen million pages. */
-#define GROUP_BYTES_MAX (UINT64_C(64) << 20)
-
-/* A process may have 65530 mappings (vm.max_map_count); the store takes a part. */
-#define MAPS_MAX 16384u
-
 /* Numbers from here on mark packs that are still being written (ingest.c). */
 #define PACKS_MAX (UINT32_C(1) << 31)
 
@@ -30,6 +24,7 @@ int packs_init(struct packs *packs, int store_dirfd, int packs_dirfd, struct gro
 {
     *packs = (struct packs){
         .store_dirfd = store_dirfd, .dirfd = packs_dirfd, .cache = cache, .run_weight = RUN_WEIGHT};
+    packs->memory_max = PACKS_MEMORY_DEFAULT;
     pthread_rwlock_init(&packs->lock, NULL);
     pthread_mutex_init(&packs->index_lock, NULL);
     pthread_mutex_init(&packs->fd_lock, NULL);
@@ -150,6 +145,8 @@ int packs_add(struct packs *packs, const struct pack_row *row, struct error *err
     if (r == 0) {
         packs->list[packs->count++] = steal_pointer(pack);
         packs_bind(packs, packs->count - 1);
+        packs->objects += row->objects;
+        packs_note_size_locked(packs);
     }
     pthread_rwlock_unlock(&packs->lock);
     return r < 0 ? error_errno(err, -r, "loading a pack") : 0;
@@ -320,10 +317,11 @@ static void keep_index(struct packs *packs, struct pack *pack, struct footer *f)
     pthread_mutex_unlock(&packs->fd_lock);
 }
 
-static void unmap_locked(struct packs *packs, struct pack *pack)
+void packs_unmap_locked(struct packs *packs, struct pack *pack)
 {
     if (pack->map == NULL)
         return;
+    packs->map_bytes -= (uint64_t)pack->objects * PAGE_REF_SIZE;
     free_ids(pack->map, pack->map_bytes);
     pack->map = NULL;
     pack->map_bytes = 0;
@@ -334,9 +332,9 @@ static void unmap_locked(struct packs *packs, struct pack *pack)
 static void keep_ids(struct packs *packs, struct pack *pack, struct footer *f)
 {
     pthread_rwlock_wrlock(&packs->lock);
-    while (packs->maps >= MAPS_MAX && packs->pinned_maps == 0)
-        unmap_locked(packs, packs->list[packs->map_hand++ % packs->count]);
+    packs_shed_ids_locked(packs, (uint64_t)pack->objects * PAGE_REF_SIZE);
     if (pack->ids == NULL) {
+        packs->map_bytes += (uint64_t)pack->objects * PAGE_REF_SIZE;
         pack->map = steal_pointer(f->map);
         pack->map_bytes = f->map_bytes;
         f->map_bytes = 0;
@@ -362,10 +360,13 @@ static int known_damage(struct packs *packs, const struct pack *pack, struct err
 /* Closes what has not been used for a while, until little enough is open. */
 static void tidy_up(struct packs *packs)
 {
+    uint64_t group_bytes_max;
+
     pthread_rwlock_rdlock(&packs->lock);
+    group_bytes_max = packs_group_bytes_max(packs);
     pthread_mutex_lock(&packs->fd_lock);
     for (uint64_t i = 0; i < 2 * (uint64_t)packs->count &&
-                         (packs->open_fds > PACKS_OPEN_MAX || packs->group_bytes > GROUP_BYTES_MAX);
+                         (packs->open_fds > PACKS_OPEN_MAX || packs->group_bytes > group_bytes_max);
          i++) {
         struct pack *pack = packs->list[packs->hand++ % packs->count];
 
@@ -377,7 +378,7 @@ static void tidy_up(struct packs *packs)
             close(steal_fd(&pack->fd));
             packs->open_fds--;
         }
-        if (pack->index != NULL && packs->group_bytes > GROUP_BYTES_MAX) {
+        if (pack->index != NULL && packs->group_bytes > group_bytes_max) {
             packs->group_bytes -= bytes_of_groups(pack->index);
             pack_index_free(steal_pointer(pack->index));
         }
@@ -411,7 +412,14 @@ void packs_pin(struct packs *packs, bool pin)
 {
     pthread_rwlock_wrlock(&packs->lock);
     packs->pinned_maps += pin ? 1 : -1u;
+    packs_shed_ids_locked(packs, 0);
     pthread_rwlock_unlock(&packs->lock);
+}
+
+void packs_repin(struct packs *packs)
+{
+    packs_pin(packs, false);
+    packs_pin(packs, true);
 }
 
 int packs_ids(struct packs *packs, uint32_t number, const uint8_t **out, struct error *err)
@@ -441,7 +449,7 @@ void packs_set_state(struct packs *packs, uint32_t number, enum pack_state state
     atomic_store_explicit(&pack->state, (int)state, memory_order_release);
     /* Its file may go, and the space is free when nobody holds it any more. */
     if (state == PACK_FORGOTTEN && packs->pinned_maps == 0)
-        unmap_locked(packs, pack);
+        packs_unmap_locked(packs, pack);
     pthread_mutex_lock(&packs->fd_lock);
     if (state == PACK_FORGOTTEN && pack->users == 0 && pack->fd >= 0) {
         close(steal_fd(&pack->fd));
@@ -464,37 +472,48 @@ static int open_locked(struct packs *packs, struct pack *pack, struct error *err
     return 0;
 }
 
-/* Afterwards pack->index and pack->fd stay until release(). */
-static int acquire(struct packs *packs, struct pack *pack, struct error *err)
-{
-    for (;;) {
-        bool has_index, crowded;
-        int r = 0;
-
-        pthread_mutex_lock(&packs->fd_lock);
-        has_index = pack->index != NULL;
-        if (has_index)
-            r = open_locked(packs, pack, err);
-        if (has_index && r == 0) {
-            pack->users++;
-            pack->recent = true;
-        }
-        crowded = packs->open_fds > PACKS_OPEN_MAX;
-        pthread_mutex_unlock(&packs->fd_lock);
-        if (crowded)
-            tidy_up(packs);
-        if (!has_index)
-            r = packs_load(packs, pack, err);
-        if (has_index || r < 0)
-            return r;
-    }
-}
-
 static void release(struct packs *packs, struct pack *pack)
 {
     pthread_mutex_lock(&packs->fd_lock);
     pack->users--;
     pthread_mutex_unlock(&packs->fd_lock);
+}
+
+/* With the pack in use, so that nobody tidies away what it gets here. */
+static int open_in_use(struct packs *packs, struct pack *pack, struct error *err)
+{
+    bool has_index, crowded;
+    int r = 0;
+
+    pthread_mutex_lock(&packs->fd_lock);
+    has_index = pack->index != NULL;
+    pthread_mutex_unlock(&packs->fd_lock);
+    if (!has_index)
+        r = packs_load(packs, pack, err);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&packs->fd_lock);
+    r = open_locked(packs, pack, err);
+    crowded = packs->open_fds > PACKS_OPEN_MAX;
+    pthread_mutex_unlock(&packs->fd_lock);
+    if (crowded)
+        tidy_up(packs);
+    return r;
+}
+
+/* Afterwards pack->index and pack->fd stay until release(). */
+static int acquire(struct packs *packs, struct pack *pack, struct error *err)
+{
+    int r;
+
+    pthread_mutex_lock(&packs->fd_lock);
+    pack->users++;
+    pack->recent = true;
+    pthread_mutex_unlock(&packs->fd_lock);
+    r = open_in_use(packs, pack, err);
+    if (r < 0)
+        release(packs, pack);
+    return r;
 }
 
 uint32_t pack_group_of_object(const struct pack_index *index, uint32_t object)

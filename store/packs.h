@@ -75,8 +75,12 @@ struct packs {
     struct run *tail;           /* NULL: empty */
     uint32_t settled;           /* the packs below are indexed, or cannot be */
     uint32_t maps;              /* packs with ids */
+    uint64_t map_bytes;         /* of those */
     uint32_t map_hand;          /* where unmapping goes on */
     unsigned pinned_maps;       /* more than 0: nothing is unmapped */
+    uint64_t objects;           /* of all packs */
+    uint64_t memory_max;        /* what the index may keep in memory; see index_memory.c */
+    atomic_bool crowded;        /* all of it would be more */
     pthread_mutex_t index_lock; /* who changes runs and tail */
     uint64_t run_weight;        /* a tail this heavy is written as a run; tests lower it */
     atomic_bool doubtful;       /* the files of the index are not what they should be */
@@ -192,7 +196,34 @@ int packs_check_runs(struct packs *packs,
                                   void *context),
                      void *context, struct error *err);
 
-/* ---- for lookup.c and runs.c ---- */
+/* ---- index_memory.c ---- */
+
+#define PACKS_MEMORY_DEFAULT (UINT64_C(1) << 30)
+
+/* How much memory the index may take, files that are mapped included. Whatever does
+ * not fit is read again when it is needed; 0 is slow and works. */
+void packs_limit_memory(struct packs *packs, uint64_t bytes);
+
+/* What of the files of the index and of footers is in memory, at most. */
+uint64_t packs_memory(struct packs *packs);
+
+/* ---- for lookup.c, runs.c and index_memory.c ---- */
+
+static inline bool packs_are_crowded(const struct packs *packs)
+{
+    return atomic_load_explicit(&packs->crowded, memory_order_relaxed);
+}
+
+/* After packs or runs have come or gone; packs.lock is held for writing. */
+void packs_note_size_locked(struct packs *packs);
+/* Gives memory back if there is more in use than may be. No lock is held. */
+void packs_shed(struct packs *packs);
+/* The same for ids alone, before some more bytes of them are mapped; packs.lock is held
+ * for writing. */
+void packs_shed_ids_locked(struct packs *packs, uint64_t more);
+/* The part of memory_max that is for the groups of packs. */
+uint64_t packs_group_bytes_max(const struct packs *packs);
+void packs_unmap_locked(struct packs *packs, struct pack *pack);
 
 static inline enum pack_state pack_state_of(const struct pack *pack)
 {
@@ -208,6 +239,9 @@ int packs_load(struct packs *packs, struct pack *pack, struct error *err);
 int packs_ids(struct packs *packs, uint32_t number, const uint8_t **out, struct error *err);
 /* Pinned maps stay: each call with true is followed by one with false. */
 void packs_pin(struct packs *packs, bool pin);
+/* Whoever goes through many packs with maps pinned calls this now and then: maps he
+ * got before may go. */
+void packs_repin(struct packs *packs);
 
 /* Is it something that may pass? Then the pack is not damaged. */
 static inline bool packs_is_passing(int r)

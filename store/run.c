@@ -16,6 +16,9 @@
 #define PACK_ENTRY 32u
 #define CHUNK_BYTES (RUN_CHUNK_SLOTS * 8u)
 
+/* Where a mapped file is touched, the kernel maps up to 64 KiB around that place. */
+#define WINDOW_CHUNKS UINT64_C(16)
+
 DEFINE_CLEANUP(struct run, run_free)
 
 /* Seven tenths full: a look-up of what is not there then meets six slots on average,
@@ -326,15 +329,29 @@ static bool chunk_matches(struct run *run, uint64_t chunk)
 
 bool run_check_chunk(struct run *run, uint64_t chunk)
 {
+    uint64_t window = UINT64_C(0xffff) << (chunk % 64 & ~(WINDOW_CHUNKS - 1)), old;
+
     if (run->good == NULL)
         return true;
     if (!chunk_matches(run, chunk)) {
         atomic_store(&run->bad, true);
         return false;
     }
-    atomic_fetch_or_explicit(&run->good[chunk / 64], UINT64_C(1) << chunk % 64,
-                             memory_order_relaxed);
+    old = atomic_fetch_or_explicit(&run->good[chunk / 64], UINT64_C(1) << chunk % 64,
+                                   memory_order_relaxed);
+    if ((old & window) == 0)
+        atomic_fetch_add_explicit(&run->touched, WINDOW_CHUNKS * CHUNK_BYTES, memory_order_relaxed);
     return true;
+}
+
+void run_forget_slots(struct run *run)
+{
+    if (run->map == NULL)
+        return;
+    madvise(run->map, (size_t)run->map_bytes, MADV_DONTNEED);
+    for (uint64_t i = 0; i <= run->slot_count / RUN_CHUNK_SLOTS / 64; i++)
+        atomic_store_explicit(&run->good[i], 0, memory_order_relaxed);
+    atomic_store_explicit(&run->touched, 0, memory_order_relaxed);
 }
 
 int run_check(struct run *run, uint64_t *offset_out, struct error *err)

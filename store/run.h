@@ -64,8 +64,9 @@ struct run {
     uint8_t *map;
     uint64_t map_bytes;
     uint64_t slots_offset;
-    _Atomic uint64_t *good; /* a bit for each chunk that has been compared with its sum */
-    atomic_bool bad;        /* a chunk was not what its sum says */
+    _Atomic uint64_t *good;   /* a bit for each chunk that has been compared with its sum */
+    _Atomic uint64_t touched; /* bytes of slots that may be in memory */
+    atomic_bool bad;          /* a chunk was not what its sum says */
 };
 
 /* The hash of a key: of all variants of an id the same. */
@@ -101,8 +102,8 @@ int run_open(int dirfd, const char *name, struct run **out, struct error *err);
 /* The same of an open file, which it takes over; name is for messages. */
 int run_open_fd(int fd, const char *name, struct run **out, struct error *err);
 
-/* The ids of the objects of a pack, 16 bytes each, or NULL and err; valid as long as
- * the run is written. */
+/* The ids of the objects of a pack, 16 bytes each, or NULL and err; valid until the
+ * next call. */
 typedef const uint8_t *(*run_ids)(void *context, const struct run_pack *pack, struct error *err);
 
 /* The slots that are in memory at once while a run is written: 128 MiB of them. */
@@ -135,6 +136,11 @@ static inline void run_prefetch(const struct run *run, const struct run_cursor *
 {
     __builtin_prefetch(&run->slots[c->position]);
 }
+
+/* Gives back the memory of the slots of a run that was read from a file: what is looked
+ * at again comes from there and is compared with its sum again. Nobody else may look at
+ * the run meanwhile. */
+void run_forget_slots(struct run *run);
 
 /* Compares a chunk with its sum, once: false (and the run is bad from now on) if it
  * differs or cannot be read. */

@@ -132,6 +132,7 @@ static void adopt(struct packs *packs, struct run **runs, unsigned count)
         packs->list[i]->indexed = false;
         packs_bind(packs, i);
     }
+    packs_note_size_locked(packs);
     pthread_rwlock_unlock(&packs->lock);
     run_free(tail);
     for (unsigned i = 0; i < old_count; i++)
@@ -309,6 +310,7 @@ static const uint8_t *ids_of(void *context, const struct run_pack *pack, struct 
     const struct plan *plan = context;
     const uint8_t *ids;
 
+    packs_repin(plan->packs);
     return packs_ids(plan->packs, pack->number, &ids, err) < 0 ? NULL : ids;
 }
 
@@ -321,6 +323,7 @@ static int load_planned(struct plan *plan, struct error *err)
     for (uint32_t i = 0; r == 0 && i < plan->count; i++) {
         const uint8_t *ids;
 
+        packs_repin(plan->packs);
         r = packs_ids(plan->packs, plan->list[i].number, &ids, err);
         if (r == 0)
             plan->list[kept++] = plan->list[i];
@@ -515,6 +518,8 @@ static const uint8_t *ids_of_covered(struct packs *packs, const struct run_pack 
 static int check_objects(const struct run_check *c, struct run *run)
 {
     for (uint32_t p = 0; p < run->pack_count; p++) {
+        packs_repin(c->packs);
+
         const uint8_t *ids = ids_of_covered(c->packs, &run->packs[p]);
 
         for (uint32_t i = 0; ids != NULL && i < run->packs[p].objects; i++)

@@ -184,6 +184,28 @@ static int open_catalogue(struct store *store, struct error *err)
     return r;
 }
 
+/* STASIS_INDEX_MEMORY, in MiB. */
+static int limit_index(struct store *store, struct error *err)
+{
+    const char *text = getenv("STASIS_INDEX_MEMORY");
+    uint64_t mib, bytes;
+    char *end;
+
+    if (text == NULL || text[0] == '\0')
+        return 0;
+    errno = 0;
+    mib = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 ||
+        mul_overflows(mib, UINT64_C(1) << 20, &bytes)) {
+        error_set(err, STATUS_USAGE, EINVAL, "$STASIS_INDEX_MEMORY is '%s', not a number", text);
+        error_hint(err, "it says how many MiB of memory the index of the store may take; 1024 "
+                        "if it is not set");
+        return -EINVAL;
+    }
+    packs_limit_memory(&store->packs, bytes);
+    return 0;
+}
+
 int store_open(const char *dir, bool create, struct store **out, struct error *err)
 {
     _cleanup_(store_closep) struct store *store = calloc(1, sizeof(*store));
@@ -203,6 +225,9 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
     if (r < 0)
         return r;
     packs_init(&store->packs, store->dirfd, store->packs_dirfd, store->cache);
+    r = limit_index(store, err);
+    if (r < 0)
+        return r;
     packs_open_runs(&store->packs);
     r = open_catalogue(store, err);
     if (r == 0)

@@ -32,7 +32,8 @@ struct store;
 /* Opens the store in dir; makes an empty one if there is none and create is
  * true (-ENOENT otherwise). All functions on a store are thread-safe unless they
  * say otherwise. Removes packs, finished or not, that are not in the catalogue and
- * that no living process owns. */
+ * that no living process owns. How much memory the index may take, in MiB, is asked of
+ * the environment: STASIS_INDEX_MEMORY. */
 int store_open(const char *dir, bool create, struct store **out, struct error *err);
 void store_close(struct store *store);
 

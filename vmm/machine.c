@@ -20,8 +20,8 @@
 enum { REPORT_MAX = 4096 };
 
 /* What a machine's process is given of the caller's environment. */
-static const char *const kept_variables[] = {"XDG_RUNTIME_DIR", "ASAN_OPTIONS", "UBSAN_OPTIONS",
-                                             "TSAN_OPTIONS"};
+static const char *const kept_variables[] = {"XDG_RUNTIME_DIR", "STASIS_INDEX_MEMORY",
+                                             "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"};
 
 static void build_environment(char *environment[ARRAY_LEN(kept_variables) + 2])
 {
