@@ -300,6 +300,7 @@ int cold_ingest(struct cli *cli, const struct cold_request *request, struct dige
     manifest->config.memory_bytes = request->memory_bytes;
     manifest->config.disk_count = (uint32_t)request->disk_count;
     manifest->config.rng = true;
+    manifest->config.balloon = true;
     manifest->config.net_count = 1;
     make_mac(manifest->config.nets[0].mac);
     snprintf(manifest->config.cmdline, sizeof(manifest->config.cmdline), "%s", request->cmdline);

@@ -3,8 +3,9 @@
 #include "cli/verbs/verbs.h"
 
 static const struct command *const machines[] = {
-    &command_run,  &command_ls,   &command_console, &command_logs, &command_pause, &command_resume,
-    &command_stop, &command_kill, &command_wait,    &command_rm,   NULL,
+    &command_run,   &command_ls,     &command_console, &command_logs,
+    &command_pause, &command_resume, &command_stop,    &command_kill,
+    &command_wait,  &command_rm,     &command_balloon, NULL,
 };
 
 static const struct command *const checkpoints[] = {

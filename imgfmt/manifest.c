@@ -237,6 +237,8 @@ json_t *machine_config_to_json(const struct machine_config *config)
     json_t *object = json_object();
     int failed = 0;
 
+    if (config->balloon)
+        set(object, "balloon", json_true(), &failed);
     set(object, "cmdline", json_string(config->cmdline), &failed);
     set(object, "disks", disks_to_json(config), &failed);
     set(object, "memory_bytes", u64_to_json(config->memory_bytes), &failed);
@@ -427,6 +429,7 @@ int machine_config_from_json(const json_t *json, struct machine_config *out, str
     if (!json_is_string(cmdline) || json_string_length(cmdline) > MANIFEST_CMDLINE_MAX)
         return wrong(err, "cmdline", "a kernel command line");
     memcpy(c.cmdline, json_string_value(cmdline), json_string_length(cmdline));
+    c.balloon = json_is_true(json_object_get(json, "balloon")); /* absent where there is none */
     if ((r = get_u32(json, "vcpus", &c.vcpus, err)) < 0 ||
         (r = get_u64(json, "memory_bytes", SPACE_BYTES_MAX, &c.memory_bytes, err)) < 0 ||
         (r = get_bool(json, "rng", &c.rng, err)) < 0 ||

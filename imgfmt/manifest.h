@@ -45,6 +45,7 @@ struct machine_config {
         bool read_only;
     } disks[MANIFEST_DISKS_MAX];
     bool rng;           /* has a virtio-rng device */
+    bool balloon;       /* has a virtio-balloon device */
     uint32_t net_count; /* virtio-net devices; what they are connected to is the host's matter */
     struct {
         uint8_t mac[MANIFEST_MAC_SIZE]; /* of one station, not 0 */

@@ -77,6 +77,8 @@ const char *state_type_name(enum state_type type)
         return "virtio.rng";
     case STATE_VIRTIO_NET:
         return "virtio.net";
+    case STATE_VIRTIO_BALLOON:
+        return "virtio.balloon";
     }
     return "unknown";
 }

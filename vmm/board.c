@@ -224,7 +224,16 @@ static int add_rng(struct board *board, struct error *err)
                       err);
 }
 
-/* Slots in order: the disks, the entropy source, the network cards. */
+static int add_balloon(struct board *board, struct error *err)
+{
+    const unsigned slot = board->virtio_count;
+    struct irq_line irq = irq_of(board, layout_virtio_gsi(slot));
+
+    board->balloon = virtio_balloon_create((uint16_t)slot, board->memory, &irq);
+    return add_virtio(board, board->balloon, err);
+}
+
+/* Slots in order: the disks, the entropy source, the network cards, the balloon. */
 static int add_devices(struct board *board, struct store *store, const struct manifest *m,
                        const char *dir, bool keep, const struct net_settings *net,
                        struct error *err)
@@ -244,7 +253,9 @@ static int add_devices(struct board *board, struct store *store, const struct ma
     }
     if (m->config.rng && (r = add_rng(board, err)) < 0)
         return r;
-    return add_nets(board, net, err);
+    if ((r = add_nets(board, net, err)) < 0)
+        return r;
+    return m->config.balloon ? add_balloon(board, err) : 0;
 }
 
 /* ---- the whole ---- */
@@ -408,6 +419,38 @@ size_t board_console_input(struct board *board, const uint8_t *bytes, size_t len
     size_t taken = serial_input(board->serial, bytes, length);
     pthread_mutex_unlock(&board->device_lock);
     return taken;
+}
+
+int board_balloon_set(struct board *board, uint64_t bytes, struct error *err)
+{
+    if (board->balloon == NULL) {
+        error_set(err, STATUS_FAILED, ENODEV, "the machine has no balloon");
+        error_hint(err, "make its image anew: import gives it one");
+        return -ENODEV;
+    }
+    if (bytes >= board->memory->size_bytes) {
+        error_set(err, STATUS_USAGE, EINVAL, "a balloon of %llu MiB would take all memory",
+                  (unsigned long long)(bytes >> 20));
+        error_hint(err, "the machine has %llu MiB",
+                   (unsigned long long)(board->memory->size_bytes >> 20));
+        return -EINVAL;
+    }
+    pthread_mutex_lock(&board->device_lock);
+    virtio_balloon_set_target(board->balloon, bytes);
+    pthread_mutex_unlock(&board->device_lock);
+    return 0;
+}
+
+bool board_balloon_status(struct board *board, bool poll, struct balloon_status *out)
+{
+    if (board->balloon == NULL)
+        return false;
+    pthread_mutex_lock(&board->device_lock);
+    if (poll)
+        virtio_balloon_poll(board->balloon);
+    virtio_balloon_status(board->balloon, out);
+    pthread_mutex_unlock(&board->device_lock);
+    return true;
 }
 
 bool board_ask_to_stop(struct board *board)

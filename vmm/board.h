@@ -12,6 +12,7 @@
 #include "vmm/devices/device.h"
 #include "vmm/devices/disk.h"
 #include "vmm/devices/platform.h"
+#include "vmm/devices/virtio_balloon.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/layout.h"
 #include "vmm/memory.h"
@@ -67,6 +68,7 @@ struct board {
     struct device *i8042;
     struct device *acpi_pm;
     struct device *vmgenid;
+    struct device *balloon; /* one of the virtio devices, or NULL */
     unsigned virtio_count;
     struct device *virtio[LAYOUT_VIRTIO_SLOTS];
     int kick_fds[LAYOUT_VIRTIO_SLOTS]; /* eventfds, signalled by the guest's kicks */
@@ -101,6 +103,14 @@ void board_kick(struct board *board, unsigned index);
 
 /* Offers console input; returns how much was taken. */
 size_t board_console_input(struct board *board, const uint8_t *bytes, size_t length);
+
+/* Asks the guest to give up that much of its memory, or to take it back. -ENODEV for a
+ * machine without a balloon; -EINVAL for all of its memory. */
+int board_balloon_set(struct board *board, uint64_t bytes, struct error *err);
+
+/* What the balloon's driver said last; asks it for more if poll. False if there is no
+ * balloon. */
+bool board_balloon_status(struct board *board, bool poll, struct balloon_status *out);
 
 /* Asks the guest's system to end, by Ctrl-Alt-Del. False if it has no keyboard. */
 bool board_ask_to_stop(struct board *board);

@@ -7,9 +7,11 @@
 #include "vmm/layout.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 DEFINE_CLEANUP(struct memory, memory_free)
 
@@ -50,6 +52,7 @@ int memory_create(uint64_t size_bytes, struct memory **out, struct error *err)
     _cleanup_(memory_freep) struct memory *mem = calloc(1, sizeof(*mem));
     if (mem == NULL)
         return error_errno(err, ENOMEM, "making guest memory");
+    mem->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     mem->dirty_words = div_round_up(size_bytes / STASIS_PAGE_SIZE, 64);
     mem->device_dirty = calloc(mem->dirty_words, sizeof(uint64_t));
     if (mem->device_dirty == NULL)
@@ -72,6 +75,8 @@ void memory_free(struct memory *mem)
         return;
     if (mem->hva != NULL)
         munmap(mem->hva, mem->size_bytes);
+    if (mem->pagemap_fd >= 0)
+        close(mem->pagemap_fd);
     free(mem->device_dirty);
     free(mem);
 }
@@ -129,6 +134,58 @@ int memory_zero(struct memory *mem, uint64_t gpa, size_t length)
         return 0;
     memset(to, 0, length);
     memory_mark_dirty(mem, gpa, length);
+    return 0;
+}
+
+/* Pages of one memory_discard() that are looked at together: 2 MiB. */
+enum { DISCARD_PAGES = 512 };
+
+/* Which of these pages are in memory or in swap? All of them if that cannot be known.
+ * Linux, Documentation/admin-guide/mm/pagemap.rst. */
+static void pages_there(const struct memory *mem, const uint8_t *hva, uint64_t count,
+                        uint64_t entries[DISCARD_PAGES])
+{
+    uint64_t first = (uintptr_t)hva / STASIS_PAGE_SIZE;
+    size_t bytes = count * sizeof(*entries);
+
+    if (pread(mem->pagemap_fd, entries, bytes, (off_t)(first * sizeof(*entries))) != (ssize_t)bytes)
+        memset(entries, 0xff, bytes);
+    for (uint64_t i = 0; i < count; i++)
+        entries[i] >>= 62; /* bit 63: present, 62: swapped */
+}
+
+/* Not before the pages are gone: a save may take the bits at any time, and must then
+ * find zeros. */
+static int discard_some(struct memory *mem, uint64_t gpa, uint8_t *hva, uint64_t count,
+                        uint64_t *dropped)
+{
+    uint64_t entries[DISCARD_PAGES];
+
+    pages_there(mem, hva, count, entries);
+    /* Private anonymous memory is zero when it is touched again. */
+    if (madvise(hva, count * STASIS_PAGE_SIZE, MADV_DONTNEED) < 0)
+        return -errno;
+    for (uint64_t i = 0; i < count; i++) {
+        if (entries[i] == 0)
+            continue;
+        memory_mark_dirty(mem, gpa + i * STASIS_PAGE_SIZE, STASIS_PAGE_SIZE);
+        *dropped += STASIS_PAGE_SIZE;
+    }
+    return 0;
+}
+
+int memory_discard(struct memory *mem, uint64_t gpa, uint64_t length, uint64_t *dropped)
+{
+    uint8_t *hva = memory_at(mem, gpa, length);
+
+    if (hva == NULL || gpa % STASIS_PAGE_SIZE != 0 || length % STASIS_PAGE_SIZE != 0)
+        return -EFAULT;
+    for (uint64_t at = 0; at < length; at += DISCARD_PAGES * STASIS_PAGE_SIZE) {
+        uint64_t count = min_u64((length - at) / STASIS_PAGE_SIZE, DISCARD_PAGES);
+        int r = discard_some(mem, gpa + at, hva + at, count, dropped);
+        if (r < 0)
+            return r;
+    }
     return 0;
 }
 

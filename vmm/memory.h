@@ -28,6 +28,7 @@ struct memory {
     uint8_t *hva;           /* both regions, end to end */
     uint64_t *device_dirty; /* one bit a RAM page: written by the VMM itself */
     uint64_t dirty_words;
+    int pagemap_fd; /* which pages are there, or -1 */
 };
 
 /* size_bytes: a multiple of the page size within LAYOUT_MEMORY_MIN.._MAX. */
@@ -42,6 +43,12 @@ void *memory_at(struct memory *mem, uint64_t gpa, uint64_t length);
 int memory_read(struct memory *mem, uint64_t gpa, void *buf, size_t length);
 int memory_write(struct memory *mem, uint64_t gpa, const void *buf, size_t length);
 int memory_zero(struct memory *mem, uint64_t gpa, size_t length);
+
+/* Gives whole pages back to the host: they read as zeros from then on. Those that held
+ * something are noted as dirty and counted, in bytes, in *dropped; the others are zero
+ * already, here and in the checkpoint that memory builds on. -EFAULT outside of RAM or
+ * between pages. Thread-safe. */
+int memory_discard(struct memory *mem, uint64_t gpa, uint64_t length, uint64_t *dropped);
 
 /* Notes a write by the VMM; the range was checked before. Thread-safe. */
 void memory_mark_dirty(struct memory *mem, uint64_t gpa, uint64_t length);

@@ -6,6 +6,7 @@
 #include "cli/app.h"
 #include "cli/command.h"
 
+extern const struct command command_balloon;
 extern const struct command command_clone;
 extern const struct command command_console;
 extern const struct command command_df;

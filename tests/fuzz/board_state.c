@@ -6,11 +6,12 @@
 #include "base/cleanup.h"
 #include "vmm/devices/platform.h"
 #include "vmm/devices/virtio.h"
+#include "vmm/devices/virtio_balloon.h"
 #include "vmm/layout.h"
 
 #include <errno.h>
 
-enum { RAM = 4 << 20, DEVICES = 8, RECORDS = 9 };
+enum { RAM = 4 << 20, DEVICES = 9, RECORDS = 11 };
 
 static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
 
@@ -47,6 +48,7 @@ static void make_board(struct memory *mem, struct device *devices[DEVICES])
     devices[4] = virtio_rng_create(0, mem, &irq);
     devices[5] = virtio_rng_create(1, mem, &irq);
     devices[6] = virtio_net_create(2, mac, NULL, mem, &irq);
+    devices[8] = virtio_balloon_create(3, mem, &irq);
     devices[7] = vmgenid_create(mem, LAYOUT_VMGENID, &irq);
 }
 
@@ -58,9 +60,12 @@ static struct buffer frame(const uint8_t *data, size_t size)
         enum state_type type;
         uint16_t instance;
     } records[RECORDS] = {
-        {STATE_SERIAL, 0},      {STATE_RTC, 0},         {STATE_I8042, 0},
-        {STATE_ACPI_PM, 0},     {STATE_VIRTIO_MMIO, 0}, {STATE_VIRTIO_MMIO, 1},
-        {STATE_VIRTIO_MMIO, 2}, {STATE_VIRTIO_NET, 2},  {STATE_VMGENID, 0},
+        {STATE_SERIAL, 0},         {STATE_RTC, 0},
+        {STATE_I8042, 0},          {STATE_ACPI_PM, 0},
+        {STATE_VIRTIO_MMIO, 0},    {STATE_VIRTIO_MMIO, 1},
+        {STATE_VIRTIO_MMIO, 2},    {STATE_VIRTIO_NET, 2},
+        {STATE_VMGENID, 0},        {STATE_VIRTIO_MMIO, 3},
+        {STATE_VIRTIO_BALLOON, 3},
     };
     struct buffer out = {0};
     struct state_writer w;

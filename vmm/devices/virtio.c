@@ -91,6 +91,11 @@ void virtio_counters(const struct device *dev, const struct counter_visitor *vis
         v->ops->counters(v->device, visitor);
 }
 
+uint64_t virtio_driver_features(const struct device *dev)
+{
+    return ((const struct virtio *)dev)->driver_features;
+}
+
 static struct virtq *selected_queue(struct virtio *v)
 {
     return v->queue_sel < v->ops->queue_count ? &v->queues[v->queue_sel] : NULL;
@@ -154,6 +159,12 @@ static uint32_t read_config(struct virtio *v, uint64_t offset, unsigned size)
     v->ops->config(v->device, config);
     memcpy(&value, config + offset, size);
     return le32toh(value);
+}
+
+static void write_config(struct virtio *v, uint64_t offset, unsigned size, uint32_t value)
+{
+    if (v->ops->write_config != NULL && size <= 4 && range_fits(offset, size, v->ops->config_bytes))
+        v->ops->write_config(v->device, offset, size, value);
 }
 
 static uint64_t transport_read(struct device *dev, uint64_t offset, unsigned size)
@@ -283,7 +294,11 @@ static void transport_write(struct device *dev, uint64_t offset, unsigned size, 
     struct virtio *v = (struct virtio *)dev;
     uint32_t value = (uint32_t)value64;
 
-    if (size != 4 || offset >= REG_CONFIG)
+    if (offset >= REG_CONFIG) {
+        write_config(v, offset - REG_CONFIG, size, value);
+        return;
+    }
+    if (size != 4)
         return;
     switch (offset) {
     case REG_DEVICE_FEATURES_SEL:

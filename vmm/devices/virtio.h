@@ -22,6 +22,7 @@ enum virtio_device_id {
     VIRTIO_ID_NET = 1,
     VIRTIO_ID_BLOCK = 2,
     VIRTIO_ID_ENTROPY = 4,
+    VIRTIO_ID_BALLOON = 5,
 };
 
 struct virtio;
@@ -42,6 +43,8 @@ struct virtio_ops {
     /* Little-endian configuration space; length bytes. May be NULL with 0. */
     void (*config)(void *device, uint8_t *out);
     size_t config_bytes;
+    /* The driver writes into it; within config_bytes, size 1, 2 or 4. May be NULL. */
+    void (*write_config)(void *device, uint64_t offset, unsigned size, uint32_t value);
     void (*reset)(void *device);
     void (*save)(void *device, uint16_t slot, struct state_writer *w);
     int (*restore)(void *device, uint16_t slot, const void *state, size_t length,
@@ -68,6 +71,8 @@ void virtio_set_kick_fd(struct device *transport, int fd);
  * the driver to read the configuration again. */
 void *virtio_device(const struct device *transport);
 void virtio_config_changed(struct device *transport);
+/* The features that the driver has taken. */
+uint64_t virtio_driver_features(const struct device *transport);
 
 /* For `stats`: the name of its kind, and what it has counted. Any thread. */
 const char *virtio_name(const struct device *transport);

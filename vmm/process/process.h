@@ -132,12 +132,16 @@ void verb_save_finished(struct process *p); /* p->job is done */
 void verb_client_gone(struct process *p, const struct client *client);
 
 /* What `status` tells; a new reference. */
-json_t *verb_status_json(const struct process *p);
+json_t *verb_status_json(struct process *p);
 
 /* stats.c */
 void stats_open(struct process *p);
 void stats_saved(struct process *p, const struct save_job *job);
 bool verb_stats(struct process *p, struct client *client, json_t *args);
+
+/* balloon.c */
+bool verb_balloon(struct process *p, struct client *client, json_t *args);
+json_t *process_balloon_json(struct process *p); /* of `status`; a new reference */
 
 /* pages.c */
 bool verb_pages(struct process *p, struct client *client, json_t *args);

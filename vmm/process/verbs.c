@@ -23,14 +23,15 @@ static const char *state_name(const struct process *p)
     return p->paused ? "paused" : "running";
 }
 
-json_t *verb_status_json(const struct process *p)
+json_t *verb_status_json(struct process *p)
 {
-    return json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o}", "state", state_name(p),
+    return json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o, s:o}", "state", state_name(p),
                      "saving", p->job != NULL, "pid", (int)getpid(), "uptime_us",
                      (json_int_t)((clock_monotonic_ns() - p->started_ns) / 1000), "memory_bytes",
                      (json_int_t)p->board->config.memory_bytes, "vcpus",
                      (int)p->board->config.vcpus, "exits", (json_int_t)vm_exit_count(p->board->vm),
-                     "base", digest_json(&p->base.id), "net", net_settings_to_json(&p->net));
+                     "base", digest_json(&p->base.id), "net", net_settings_to_json(&p->net),
+                     "balloon", process_balloon_json(p));
 }
 
 static bool verb_status(struct process *p, struct client *client, json_t *args)
@@ -394,7 +395,7 @@ bool verb_run(struct process *p, struct client *client, const char *verb, json_t
         {"status", verb_status},   {"pause", verb_pause},     {"resume", verb_resume},
         {"save", verb_save},       {"stop", verb_stop},       {"kill", verb_kill},
         {"console", verb_console}, {"restore", verb_restore}, {"pages", verb_pages},
-        {"stats", verb_stats},
+        {"stats", verb_stats},     {"balloon", verb_balloon},
     };
     struct error err;
 

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PAGE 4096ull
 #define BIG (LAYOUT_HOLE_START + (16ull << 20)) /* reaches behind the hole */
@@ -199,6 +200,65 @@ static void high_pages_are_marked_behind_the_low_ones(void **state)
     assert_int_equal(dirty_count(mem), 1);
 }
 
+static void discarded_pages_are_zero_and_dirty(void **state)
+{
+    _cleanup_memory_ struct memory *mem = make(LAYOUT_MEMORY_MIN);
+    uint64_t dropped = 0;
+
+    (void)state;
+    memset(mem->hva, 1, 4 * PAGE);
+    assert_int_equal(memory_discard(mem, PAGE, 2 * PAGE, &dropped), 0);
+    assert_int_equal(mem->hva[PAGE - 1], 1);
+    assert_int_equal(mem->hva[PAGE], 0);
+    assert_int_equal(mem->hva[3 * PAGE - 1], 0);
+    assert_int_equal(mem->hva[3 * PAGE], 1);
+    assert_int_equal(dropped, 2 * PAGE);
+    assert_int_equal(dirty_count(mem), 2);
+    assert_true(is_dirty(mem, 1) && is_dirty(mem, 2));
+}
+
+static void what_is_not_there_is_not_discarded(void **state)
+{
+    _cleanup_memory_ struct memory *mem = make(LAYOUT_MEMORY_MIN);
+    uint64_t dropped = 0;
+
+    (void)state;
+    mem->hva[700 * PAGE] = 1;
+    assert_int_equal(memory_discard(mem, 0, LAYOUT_MEMORY_MIN, &dropped), 0);
+    assert_true(is_dirty(mem, 700));
+    /* With huge pages, its neighbours have come with it. */
+    assert_in_range(dropped, PAGE, 512 * PAGE);
+    assert_int_equal(dirty_count(mem), dropped / PAGE);
+}
+
+static void without_a_pagemap_all_that_is_discarded_is_dirty(void **state)
+{
+    _cleanup_memory_ struct memory *mem = make(LAYOUT_MEMORY_MIN);
+    uint64_t dropped = 0;
+
+    (void)state;
+    close(mem->pagemap_fd);
+    mem->pagemap_fd = -1;
+    assert_int_equal(memory_discard(mem, 0, 600 * PAGE, &dropped), 0);
+    assert_int_equal(dirty_count(mem), 600);
+}
+
+static void discarding_is_of_whole_pages_of_memory(void **state)
+{
+    _cleanup_memory_ struct memory *mem = make(LAYOUT_MEMORY_MIN);
+    uint64_t dropped = 0;
+
+    (void)state;
+    mem->hva[0] = 1;
+    assert_int_equal(memory_discard(mem, 1, PAGE, &dropped), -EFAULT);
+    assert_int_equal(memory_discard(mem, 0, PAGE - 1, &dropped), -EFAULT);
+    assert_int_equal(memory_discard(mem, LAYOUT_MEMORY_MIN, PAGE, &dropped), -EFAULT);
+    assert_int_equal(memory_discard(mem, 0, LAYOUT_MEMORY_MIN + PAGE, &dropped), -EFAULT);
+    assert_int_equal(memory_discard(mem, UINT64_MAX - PAGE + 1, PAGE, &dropped), -EFAULT);
+    assert_int_equal(mem->hva[0], 1);
+    assert_int_equal(dropped, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +273,10 @@ int main(void)
         cmocka_unit_test(reading_and_nothing_mark_nothing),
         cmocka_unit_test(pages_are_numbered_through_both_regions),
         cmocka_unit_test(high_pages_are_marked_behind_the_low_ones),
+        cmocka_unit_test(discarded_pages_are_zero_and_dirty),
+        cmocka_unit_test(what_is_not_there_is_not_discarded),
+        cmocka_unit_test(without_a_pagemap_all_that_is_discarded_is_dirty),
+        cmocka_unit_test(discarding_is_of_whole_pages_of_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
