@@ -109,6 +109,11 @@ char *home_machine_socket(const struct home *home, const char *name)
     return io_format("%s/%s.sock", home->runtime, name);
 }
 
+char *home_machine_vsock(const struct home *home, const char *name)
+{
+    return io_format("%s/%s.vsock", home->runtime, name);
+}
+
 bool home_name_is_valid(const char *name)
 {
     size_t length = strnlen(name, MACHINE_NAME_MAX + 1);

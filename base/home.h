@@ -31,6 +31,8 @@ void home_clear(struct home *home);
 char *home_machine_dir(const struct home *home, const char *name);
 /* RUNTIME/NAME.sock; the caller frees. */
 char *home_machine_socket(const struct home *home, const char *name);
+/* RUNTIME/NAME.vsock, which leads to ports of the guest; the caller frees. */
+char *home_machine_vsock(const struct home *home, const char *name);
 
 /* Letters, digits, '-', '_' and '.', beginning with a letter or digit, at most
  * MACHINE_NAME_MAX bytes. Names of machines and checkpoints. */

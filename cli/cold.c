@@ -303,6 +303,7 @@ int cold_ingest(struct cli *cli, const struct cold_request *request, struct dige
     manifest->config.balloon = true;
     manifest->config.net_count = 1;
     make_mac(manifest->config.nets[0].mac);
+    manifest->config.vsock = true;
     snprintf(manifest->config.cmdline, sizeof(manifest->config.cmdline), "%s", request->cmdline);
 
     int r = sources_open(&sources, request, err);

@@ -246,6 +246,8 @@ json_t *machine_config_to_json(const struct machine_config *config)
         set(object, "net", nets_to_json(config), &failed);
     set(object, "rng", json_boolean(config->rng), &failed);
     set(object, "vcpus", u64_to_json(config->vcpus), &failed);
+    if (config->vsock)
+        set(object, "vsock", json_true(), &failed);
     return object_or_null(object, failed);
 }
 
@@ -420,6 +422,15 @@ static int get_nets(const json_t *array, struct machine_config *out, struct erro
     return 0;
 }
 
+/* Absent where there is none. */
+static int get_vsock(const json_t *value, bool *out, struct error *err)
+{
+    if (value != NULL && !json_is_true(value))
+        return wrong(err, "vsock", "true");
+    *out = value != NULL;
+    return 0;
+}
+
 int machine_config_from_json(const json_t *json, struct machine_config *out, struct error *err)
 {
     const json_t *cmdline = json_object_get(json, "cmdline");
@@ -435,6 +446,7 @@ int machine_config_from_json(const json_t *json, struct machine_config *out, str
         (r = get_bool(json, "rng", &c.rng, err)) < 0 ||
         (r = get_disks(json_object_get(json, "disks"), &c, err)) < 0 ||
         (r = get_nets(json_object_get(json, "net"), &c, err)) < 0 ||
+        (r = get_vsock(json_object_get(json, "vsock"), &c.vsock, err)) < 0 ||
         (r = check_config(&c, err)) < 0)
         return r;
     *out = c;

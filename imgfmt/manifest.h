@@ -50,6 +50,7 @@ struct machine_config {
     struct {
         uint8_t mac[MANIFEST_MAC_SIZE]; /* of one station, not 0 */
     } nets[MANIFEST_NETS_MAX];
+    bool vsock; /* has a virtio socket device */
 };
 
 enum checkpoint_kind {

@@ -79,6 +79,8 @@ const char *state_type_name(enum state_type type)
         return "virtio.net";
     case STATE_VIRTIO_BALLOON:
         return "virtio.balloon";
+    case STATE_VIRTIO_VSOCK:
+        return "virtio.vsock";
     }
     return "unknown";
 }

@@ -50,6 +50,7 @@ enum state_type {
     STATE_VIRTIO_BLK = 81,
     STATE_VIRTIO_RNG = 82,
     STATE_VIRTIO_NET = 83,
+    STATE_VIRTIO_VSOCK = 84,
     STATE_VIRTIO_BALLOON = 85,
 };
 

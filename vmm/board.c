@@ -233,7 +233,57 @@ static int add_balloon(struct board *board, struct error *err)
     return add_virtio(board, board->balloon, err);
 }
 
-/* Slots in order: the disks, the entropy source, the network cards, the balloon. */
+static int add_vsock(struct board *board, struct error *err)
+{
+    const unsigned slot = board->virtio_count;
+    struct irq_line irq = irq_of(board, layout_virtio_gsi(slot));
+
+    board->vsock = virtio_vsock_create((uint16_t)slot, BOARD_GUEST_CID, board->memory, &irq);
+    return add_virtio(board, board->vsock, err);
+}
+
+/* From the sockets' thread. */
+static bool on_vsock_packet(struct vsock_packet *packet, void *context)
+{
+    struct board *board = context;
+
+    pthread_mutex_lock(&board->device_lock);
+    const bool taken = virtio_vsock_receive(board->vsock, packet);
+    pthread_mutex_unlock(&board->device_lock);
+    return taken;
+}
+
+static void on_vsock_room(void *context)
+{
+    struct board *board = context;
+
+    pthread_mutex_lock(&board->device_lock);
+    virtio_vsock_kick(board->vsock);
+    pthread_mutex_unlock(&board->device_lock);
+}
+
+int board_open_vsock(struct board *board, const char *path, struct error *err)
+{
+    if (board->vsock == NULL)
+        return 0;
+    int r = vsock_host_create(path, BOARD_GUEST_CID, &board->vsock_host, err);
+    if (r < 0)
+        return r;
+    struct vsock_backend backend = vsock_host_backend(board->vsock_host);
+    virtio_vsock_plug(board->vsock, &backend);
+    return 0;
+}
+
+static int start_vsock(struct board *board, struct error *err)
+{
+    const struct vsock_card card = {
+        .receive = on_vsock_packet, .kick = on_vsock_room, .context = board};
+
+    return board->vsock_host == NULL ? 0 : vsock_host_start(board->vsock_host, &card, err);
+}
+
+/* Slots in order: the disks, the entropy source, the network cards, the balloon, the
+ * sockets. */
 static int add_devices(struct board *board, struct store *store, const struct manifest *m,
                        const char *dir, bool keep, const struct net_settings *net,
                        struct error *err)
@@ -255,7 +305,9 @@ static int add_devices(struct board *board, struct store *store, const struct ma
         return r;
     if ((r = add_nets(board, net, err)) < 0)
         return r;
-    return m->config.balloon ? add_balloon(board, err) : 0;
+    if (m->config.balloon && (r = add_balloon(board, err)) < 0)
+        return r;
+    return m->config.vsock ? add_vsock(board, err) : 0;
 }
 
 /* ---- the whole ---- */
@@ -302,6 +354,7 @@ void board_free(struct board *board)
         return;
     for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
         net_user_stop(board->nets[i].network); /* its thread raises interrupts in the VM */
+    vsock_host_stop(board->vsock_host);        /* and so does this one's */
     vm_free(board->vm);                        /* its threads use the rest */
     for (unsigned i = 0; i < board->virtio_count; i++) {
         destroy_device(board->virtio[i]);
@@ -310,6 +363,7 @@ void board_free(struct board *board)
     }
     for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
         net_user_free(board->nets[i].network);
+    vsock_host_free(board->vsock_host);
     for (unsigned i = 0; i < MANIFEST_DISKS_MAX; i++)
         disk_close(board->disks[i]);
     destroy_device(board->serial);
@@ -388,22 +442,27 @@ int board_start(struct board *board, struct error *err)
     for (unsigned i = 0; i < board->config.net_count && r == 0; i++)
         if (board->nets[i].network != NULL)
             r = net_user_start(board->nets[i].network, on_frame, &board->nets[i], err);
+    if (r == 0)
+        r = start_vsock(board, err);
     return r < 0 ? r : vm_start(board->vm, err);
 }
 
-/* Networks go on while the machine stands still; what they have for it waits. */
-static void hold_nets(struct board *board, bool held)
+/* Networks and sockets go on while the machine stands still; what they have for it
+ * waits. */
+static void hold_devices(struct board *board, bool held)
 {
     pthread_mutex_lock(&board->device_lock);
     for (unsigned i = 0; i < board->config.net_count; i++)
         virtio_net_hold(board->nets[i].card, held);
+    if (board->vsock != NULL)
+        virtio_vsock_hold(board->vsock, held);
     pthread_mutex_unlock(&board->device_lock);
 }
 
 void board_pause(struct board *board)
 {
     vm_pause(board->vm);
-    hold_nets(board, true);
+    hold_devices(board, true);
 }
 
 void board_kick(struct board *board, unsigned index)
@@ -555,6 +614,6 @@ void board_resume(struct board *board)
         pthread_mutex_unlock(&board->device_lock);
         board->restored = false;
     }
-    hold_nets(board, false);
+    hold_devices(board, false);
     vm_resume(board->vm);
 }

@@ -18,11 +18,13 @@
 #include "vmm/memory.h"
 #include "vmm/net/settings.h"
 #include "vmm/net/user.h"
+#include "vmm/vsock/host.h"
 
 #include <pthread.h>
 #include <stdbool.h>
 
 #define BOARD_BUS_RANGES_MAX 24
+#define BOARD_GUEST_CID 3u /* in a world of its own: host and guest */
 
 struct bus_range {
     uint64_t start;
@@ -74,8 +76,10 @@ struct board {
     int kick_fds[LAYOUT_VIRTIO_SLOTS]; /* eventfds, signalled by the guest's kicks */
     struct disk *disks[MANIFEST_DISKS_MAX];
     struct board_net nets[MANIFEST_NETS_MAX];
-    int64_t wall_offset_us; /* guest's wall clock minus the host's */
-    bool restored;          /* device state was put back and has not run since */
+    struct device *vsock;          /* or NULL */
+    struct vsock_host *vsock_host; /* or NULL: nobody at the other end */
+    int64_t wall_offset_us;        /* guest's wall clock minus the host's */
+    bool restored;                 /* device state was put back and has not run since */
 };
 
 /*
@@ -87,6 +91,10 @@ int board_create(struct store *store, const struct manifest *m, const char *dir,
                  const struct net_settings *net, const struct board_events *events,
                  struct board **out, struct error *err);
 void board_free(struct board *board);
+
+/* Connects the socket device, if there is one, to UNIX sockets named after path
+ * (vmm/vsock/host.h). Before anything runs. */
+int board_open_vsock(struct board *board, const char *path, struct error *err);
 
 /* Loads the kernel of the manifest and sets the first vCPU to it. */
 int board_boot(struct board *board, struct store *store, const struct manifest *m,

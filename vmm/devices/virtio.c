@@ -96,6 +96,28 @@ uint64_t virtio_driver_features(const struct device *dev)
     return ((const struct virtio *)dev)->driver_features;
 }
 
+bool virtio_is_running(const struct device *dev)
+{
+    const struct virtio *v = (const struct virtio *)dev;
+
+    return (v->status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET)) == STATUS_DRIVER_OK;
+}
+
+uint16_t virtio_queue_offered(const struct device *dev, unsigned queue)
+{
+    const struct virtio *v = (const struct virtio *)dev;
+    const struct virtq *q = &v->queues[queue];
+
+    return q->ready ? virtq_offered(q, v->mem) : 0;
+}
+
+uint16_t virtio_queue_watch(struct device *dev, unsigned queue)
+{
+    struct virtio *v = (struct virtio *)dev;
+
+    return virtq_watch(&v->queues[queue], v->mem);
+}
+
 static struct virtq *selected_queue(struct virtio *v)
 {
     return v->queue_sel < v->ops->queue_count ? &v->queues[v->queue_sel] : NULL;
@@ -372,7 +394,7 @@ void virtio_kick(struct device *dev)
     struct virtio *v = (struct virtio *)dev;
 
     for (unsigned i = 0; i < v->ops->queue_count; i++) {
-        if ((v->status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET)) != STATUS_DRIVER_OK)
+        if (!virtio_is_running(dev))
             return;
         if (v->queues[i].ready)
             serve_queue(v, i);

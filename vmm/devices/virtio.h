@@ -12,6 +12,7 @@
 #include "vmm/devices/device.h"
 #include "vmm/devices/virtq.h"
 #include "vmm/net/net.h"
+#include "vmm/vsock/vsock.h"
 
 #include <stdbool.h>
 
@@ -23,6 +24,7 @@ enum virtio_device_id {
     VIRTIO_ID_BLOCK = 2,
     VIRTIO_ID_ENTROPY = 4,
     VIRTIO_ID_BALLOON = 5,
+    VIRTIO_ID_VSOCK = 19,
 };
 
 struct virtio;
@@ -78,6 +80,15 @@ uint64_t virtio_driver_features(const struct device *transport);
 const char *virtio_name(const struct device *transport);
 void virtio_counters(const struct device *transport, const struct counter_visitor *visitor);
 
+/* Has the driver started the device, and not confused it? */
+bool virtio_is_running(const struct device *transport);
+
+/* How many chains the driver has offered on a queue so far, going round at 2^16; 0 if
+ * the queue is not in use. */
+uint16_t virtio_queue_offered(const struct device *transport, unsigned queue);
+/* As virtq_watch(), for a queue that is being served. */
+uint16_t virtio_queue_watch(struct device *transport, unsigned queue);
+
 /* ---- devices ---- */
 
 struct disk;
@@ -101,5 +112,22 @@ void virtio_net_receive(struct device *transport, const uint8_t *frame, size_t l
 /* While a card is held it writes nothing into the guest's memory by itself: frames
  * wait. Device lock held. */
 void virtio_net_hold(struct device *transport, bool held);
+
+/* A socket device whose guest has address cid: virtio 1.2, 5.10. It is held at first,
+ * and the guest's packets wait until it is plugged. */
+struct device *virtio_vsock_create(uint16_t slot, uint64_t cid, struct memory *mem,
+                                   const struct irq_line *irq);
+
+/* The host's end of its connections; backend is copied. Before the machine runs. */
+void virtio_vsock_plug(struct device *transport, const struct vsock_backend *backend);
+
+/* Takes a packet for the guest over. False: there is no driver. Device lock held. */
+bool virtio_vsock_receive(struct device *transport, struct vsock_packet *packet);
+
+/* The backend has room again for what the guest sends. Device lock held. */
+void virtio_vsock_kick(struct device *transport);
+
+/* While it is held it touches neither rings nor memory. Device lock held. */
+void virtio_vsock_hold(struct device *transport, bool held);
 
 #endif

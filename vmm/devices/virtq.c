@@ -110,9 +110,14 @@ static int follow_chain(struct virtq_chain *chain, struct memory *mem, uint64_t 
     return -EPROTO;
 }
 
+uint16_t virtq_offered(const struct virtq *q, struct memory *mem)
+{
+    return ring_load16(mem, q->avail_gpa + 2);
+}
+
 int virtq_pop(struct virtq *q, struct memory *mem, struct virtq_chain *out)
 {
-    uint16_t offered = ring_load16(mem, q->avail_gpa + 2);
+    uint16_t offered = virtq_offered(q, mem);
 
     if (offered == q->next_avail)
         return 0;
@@ -144,13 +149,32 @@ void virtq_push(struct virtq *q, struct memory *mem, uint16_t head, uint32_t wri
     ring_store16(mem, q->used_gpa + 2, q->next_used);
 }
 
-bool virtq_arm(struct virtq *q, struct memory *mem)
+/* Asks for a notification of the chain of that number, and tells how many there are now. */
+static uint16_t arm_at(struct virtq *q, struct memory *mem, uint16_t number)
 {
     if (q->event_index)
-        ring_store16(mem, q->used_gpa + RING_HEADER + (uint64_t)USED_ENTRY * q->size,
-                     q->next_avail);
+        ring_store16(mem, q->used_gpa + RING_HEADER + (uint64_t)USED_ENTRY * q->size, number);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* avail_event is out before the ring is read */
-    return ring_load16(mem, q->avail_gpa + 2) != q->next_avail;
+    return virtq_offered(q, mem);
+}
+
+bool virtq_arm(struct virtq *q, struct memory *mem)
+{
+    return arm_at(q, mem, q->next_avail) != q->next_avail;
+}
+
+uint16_t virtq_watch(struct virtq *q, struct memory *mem)
+{
+    uint16_t offered = virtq_offered(q, mem);
+
+    /* One may come while we ask; a driver that goes on like that is no driver. */
+    for (unsigned i = 0; i < VIRTQ_SIZE_MAX; i++) {
+        const uint16_t now = arm_at(q, mem, offered);
+        if (now == offered)
+            break;
+        offered = now;
+    }
+    return offered;
 }
 
 /* 2.7.7.2: has the index passed the event on its way from old to new? All three go

@@ -51,6 +51,9 @@ void virtq_reset(struct virtq *q);
  * queue ready and when one is restored. */
 bool virtq_is_valid(const struct virtq *q, struct memory *mem);
 
+/* How many chains the driver has offered so far, going round at 2^16. */
+uint16_t virtq_offered(const struct virtq *q, struct memory *mem);
+
 /* Takes the next chain the driver offers: 1 and *out, 0 if there is none,
  * -EPROTO if the driver broke the rules. */
 int virtq_pop(struct virtq *q, struct memory *mem, struct virtq_chain *out);
@@ -62,6 +65,10 @@ void virtq_push(struct virtq *q, struct memory *mem, uint16_t head, uint32_t wri
  * otherwise free not to give (2.7.10). True: there is a chain already, and perhaps no
  * notification of it. */
 bool virtq_arm(struct virtq *q, struct memory *mem);
+
+/* Asks for a notification of the next chain behind all that are there, and says how many
+ * these are: virtq_offered() is another number when there is one. */
+uint16_t virtq_watch(struct virtq *q, struct memory *mem);
 
 /* Does the driver want an interrupt for what was pushed since the last call (2.7.7)?
  * Asked after one or several pushes, and in any case before the queue is saved. */

@@ -119,8 +119,10 @@ int process_build_board(struct process *p, bool keep_overlays, bool boot, bool c
         return r;
     boot = boot || m->kind == CHECKPOINT_COLD;
     p->base.has_memory = !boot;
-    r = boot ? board_boot(p->board, p->store, m, err)
-             : restore_fresh(p->board, p->store, m, clock_host, err);
+    r = board_open_vsock(p->board, p->vsock_path, err);
+    if (r == 0)
+        r = boot ? board_boot(p->board, p->store, m, err)
+                 : restore_fresh(p->board, p->store, m, clock_host, err);
     if (r == 0)
         r = board_start(p->board, err);
     if (r == 0)
@@ -449,6 +451,7 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
         p->name = io_format("%s", name);
         p->dir = home_machine_dir(&p->home, name);
         p->socket_path = home_machine_socket(&p->home, name);
+        p->vsock_path = home_machine_vsock(&p->home, name);
         r = set_up(p, &err);
     }
     if (r < 0 && p->lock_fd >= 0)

@@ -75,6 +75,7 @@ struct process {
     char *name;
     char *dir;
     char *socket_path;
+    char *vsock_path;
     int lock_fd;
     struct machine_start start;
     struct net_settings net;

@@ -25,13 +25,14 @@ static const char *state_name(const struct process *p)
 
 json_t *verb_status_json(struct process *p)
 {
-    return json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o, s:o}", "state", state_name(p),
-                     "saving", p->job != NULL, "pid", (int)getpid(), "uptime_us",
+    return json_pack("{s:s, s:b, s:i, s:I, s:I, s:i, s:I, s:o, s:o, s:o, s:s?}", "state",
+                     state_name(p), "saving", p->job != NULL, "pid", (int)getpid(), "uptime_us",
                      (json_int_t)((clock_monotonic_ns() - p->started_ns) / 1000), "memory_bytes",
                      (json_int_t)p->board->config.memory_bytes, "vcpus",
                      (int)p->board->config.vcpus, "exits", (json_int_t)vm_exit_count(p->board->vm),
                      "base", digest_json(&p->base.id), "net", net_settings_to_json(&p->net),
-                     "balloon", process_balloon_json(p));
+                     "balloon", process_balloon_json(p), "vsock",
+                     p->board->vsock_host != NULL ? p->vsock_path : NULL);
 }
 
 static bool verb_status(struct process *p, struct client *client, json_t *args)

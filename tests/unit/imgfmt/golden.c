@@ -62,6 +62,9 @@ static void manifests_of_schema_1(void **state)
     sample_net(&m);
     check_manifest("manifest-1-net.json", &m,
                    "7e8906a64c557593330d261e204b46ba68af63bbd75a3b89fda75f6c375520c5");
+    sample_vsock(&m);
+    check_manifest("manifest-1-vsock.json", &m,
+                   "6b235d5c266090884892ce68791a4ff18dc1dd55918063c567d9e072f5b86747");
 }
 
 static void check_node(const char *name, const struct map_node *want)

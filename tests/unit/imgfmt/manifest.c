@@ -266,6 +266,18 @@ static void network_cards_have_addresses_of_stations(void **state)
     expect(sample_cold, "\"rng\"", "\"net\":null,\"rng\"", -EBADMSG);
 }
 
+static void sockets_are_there_or_not_spoken_of(void **state)
+{
+    static const char *const edits[] = {"false", "null", "1", "\"true\"", "{}"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        char edit[32];
+        snprintf(edit, sizeof(edit), "\"vsock\":%s", edits[i]);
+        expect(sample_vsock, "\"vsock\":true", edit, -EBADMSG);
+    }
+}
+
 static void only_the_canonical_spelling_is_accepted(void **state)
 {
     static const char *const edits[][2] = {
@@ -368,6 +380,7 @@ int main(void)
         cmocka_unit_test(a_command_line_must_be_utf8),
         cmocka_unit_test(wrong_types_and_ranges_are_refused),
         cmocka_unit_test(network_cards_have_addresses_of_stations),
+        cmocka_unit_test(sockets_are_there_or_not_spoken_of),
         cmocka_unit_test(only_the_canonical_spelling_is_accepted),
         cmocka_unit_test(newer_manifests_are_told_from_broken_ones),
         cmocka_unit_test(compatible_additions_are_skipped),

@@ -84,6 +84,12 @@ void sample_net(struct manifest *out)
                MANIFEST_MAC_SIZE);
 }
 
+void sample_vsock(struct manifest *out)
+{
+    sample_cold(out);
+    out->config.vsock = true;
+}
+
 int sample_state(struct buffer *out)
 {
     struct state_writer w;

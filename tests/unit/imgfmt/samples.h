@@ -23,7 +23,8 @@ void sample_inner(struct map_node *out);
 
 void sample_cold(struct manifest *out);
 void sample_warm(struct manifest *out);
-void sample_net(struct manifest *out); /* sample_cold() with network cards */
+void sample_net(struct manifest *out);   /* sample_cold() with network cards */
+void sample_vsock(struct manifest *out); /* sample_cold() with sockets */
 
 /* Three records: vCPU registers, a serial port, and one that may be skipped. */
 int sample_state(struct buffer *out);

@@ -242,6 +242,7 @@ static void names_are_known_or_unknown(void **state)
     assert_string_equal(state_type_name(STATE_VIRTIO_RNG), "virtio.rng");
     assert_string_equal(state_type_name(STATE_VIRTIO_NET), "virtio.net");
     assert_string_equal(state_type_name(STATE_VIRTIO_BALLOON), "virtio.balloon");
+    assert_string_equal(state_type_name(STATE_VIRTIO_VSOCK), "virtio.vsock");
     assert_string_equal(state_type_name(STATE_VMGENID), "vmgenid");
     assert_string_equal(state_type_name((enum state_type)60000), "unknown");
 }
