@@ -155,10 +155,8 @@ static int freeze_disks(struct board *board, int (*freeze)(struct disk *disk, st
 {
     int r = 0;
 
-    pthread_mutex_lock(&board->device_lock);
     for (unsigned i = 0; r == 0 && i < board->config.disk_count; i++)
         r = freeze(board->disks[i], err);
-    pthread_mutex_unlock(&board->device_lock);
     return r;
 }
 

@@ -9,8 +9,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 
+/*
+ * Three locks, taken in this order. `flushing` is held through a flush, and by whoever
+ * makes or drops overlays: so a flush, which may take long, looks at them without
+ * holding up reads and writes. `layout` is held (shared) by those, and exclusively by
+ * who changes the list of overlays or completes a page. `marks` is for what overlays list.
+ */
 struct disk {
+    pthread_mutex_t flushing;
+    pthread_rwlock_t layout;
+    pthread_mutex_t marks;
     char *dir;
     int dir_fd;
     unsigned index;
@@ -74,7 +84,7 @@ static int merge_top(struct disk *disk, struct error *err)
 {
     struct disk_layer *below = &disk->layers[disk->layer_count - 2];
 
-    int r = disk_layer_merge(top(disk), below);
+    int r = disk_layer_merge(top(disk), below, &disk->marks);
     if (r < 0)
         return error_errno(err, -r, "cannot join overlays of disk %u", disk->index);
     forget_layer(disk, top(disk));
@@ -130,6 +140,19 @@ static int open_disk(struct disk *disk, bool keep, struct error *err)
     return open_layers(disk, keep, err);
 }
 
+/* Who drops overlays comes before those who read: there is always one more of these. */
+static void init_locks(struct disk *disk)
+{
+    pthread_rwlockattr_t attributes;
+
+    pthread_rwlockattr_init(&attributes);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&disk->layout, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    pthread_mutex_init(&disk->flushing, NULL);
+    pthread_mutex_init(&disk->marks, NULL);
+}
+
 int disk_open(const char *dir, unsigned index, struct space *base, bool read_only, bool keep,
               struct disk **out, struct error *err)
 {
@@ -138,6 +161,7 @@ int disk_open(const char *dir, unsigned index, struct space *base, bool read_onl
         space_close(base);
         return error_errno(err, ENOMEM, "cannot open disk %u", index);
     }
+    init_locks(disk);
     disk->dir = io_format("%s", dir);
     disk->dir_fd = -1;
     disk->index = index;
@@ -171,6 +195,9 @@ void disk_close(struct disk *disk)
     if (disk->dir_fd >= 0)
         close(disk->dir_fd);
     space_close(disk->base);
+    pthread_mutex_destroy(&disk->marks);
+    pthread_rwlock_destroy(&disk->layout);
+    pthread_mutex_destroy(&disk->flushing);
     free(disk->dir);
     free(disk);
 }
@@ -207,20 +234,42 @@ static uint64_t run_length(struct disk *disk, uint64_t page, uint64_t limit,
     return n;
 }
 
-int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length)
+static int read_base(struct disk *disk, uint64_t offset, void *buf, size_t length)
+{
+    return space_read(disk->base, offset, buf, length, NULL);
+}
+
+/* It may have to be decompressed. */
+static int read_base_cached(struct disk *disk, uint64_t offset, void *buf, size_t length)
+{
+    (void)disk;
+    (void)offset;
+    (void)buf;
+    (void)length;
+    return -EAGAIN;
+}
+
+struct reader {
+    int (*layer)(const struct disk_layer *overlay, uint64_t offset, void *buf, size_t length);
+    int (*base)(struct disk *disk, uint64_t offset, void *buf, size_t length);
+};
+
+static const struct reader waits = {disk_layer_read, read_base};
+static const struct reader does_not_wait = {disk_layer_read_cached, read_base_cached};
+
+/* layout is held. */
+static int read_with(struct disk *disk, const struct reader *reader, uint64_t offset, void *buf,
+                     size_t length)
 {
     uint8_t *p = buf;
 
-    if (!range_fits(offset, length, disk->size_bytes))
-        return -EINVAL;
     while (length > 0) {
         uint64_t page = offset / STASIS_PAGE_SIZE;
         uint64_t last = (offset + length - 1) / STASIS_PAGE_SIZE;
         struct disk_layer *from = find_layer(disk, page);
         uint64_t run = run_length(disk, page, last - page + 1, from);
         size_t n = (size_t)min_u64(length, (page + run) * STASIS_PAGE_SIZE - offset);
-        int r = from != NULL ? disk_layer_read(from, offset, p, n)
-                             : space_read(disk->base, offset, p, n, NULL);
+        int r = from != NULL ? reader->layer(from, offset, p, n) : reader->base(disk, offset, p, n);
         if (r < 0)
             return r;
         p += n;
@@ -230,10 +279,38 @@ int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length)
     return 0;
 }
 
+static int read_range(struct disk *disk, const struct reader *reader, uint64_t offset, void *buf,
+                      size_t length)
+{
+    if (!range_fits(offset, length, disk->size_bytes))
+        return -EINVAL;
+    pthread_rwlock_rdlock(&disk->layout);
+    int r = read_with(disk, reader, offset, buf, length);
+    pthread_rwlock_unlock(&disk->layout);
+    return r;
+}
+
+int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length)
+{
+    return read_range(disk, &waits, offset, buf, length);
+}
+
+int disk_read_cached(struct disk *disk, uint64_t offset, void *buf, size_t length)
+{
+    return read_range(disk, &does_not_wait, offset, buf, length);
+}
+
 /* ---- writing ---- */
 
+static void mark_pages(struct disk *disk, uint64_t first, uint64_t count)
+{
+    pthread_mutex_lock(&disk->marks);
+    disk_layer_mark_pages(top(disk), first, count);
+    pthread_mutex_unlock(&disk->marks);
+}
+
 /* A page that is written in part is completed in the overlay first. */
-static int write_part(struct disk *disk, uint64_t offset, const void *buf, size_t length)
+static int complete_page(struct disk *disk, uint64_t offset, const void *buf, size_t length)
 {
     uint64_t page = offset / STASIS_PAGE_SIZE;
     uint64_t start = page * STASIS_PAGE_SIZE;
@@ -241,21 +318,42 @@ static int write_part(struct disk *disk, uint64_t offset, const void *buf, size_
 
     if (disk_layer_has(top(disk), page))
         return disk_layer_write(top(disk), offset, buf, length);
-    int r = disk_read(disk, start, bytes, min_u64(sizeof(bytes), disk->size_bytes - start));
+    int r = read_with(disk, &waits, start, bytes, min_u64(sizeof(bytes), disk->size_bytes - start));
     if (r < 0)
         return r;
     memcpy(bytes + (offset - start), buf, length);
     r = disk_layer_write(top(disk), start, bytes, sizeof(bytes));
     if (r == 0)
-        disk_layer_mark_pages(top(disk), page, 1);
+        mark_pages(disk, page, 1);
+    return r;
+}
+
+/* Completing one is for one thread alone: what others write into that page meanwhile
+ * would be lost. */
+static int write_part(struct disk *disk, uint64_t offset, const void *buf, size_t length)
+{
+    int r = 0;
+
+    pthread_rwlock_rdlock(&disk->layout);
+    bool is_complete = disk_layer_has(top(disk), offset / STASIS_PAGE_SIZE);
+    if (is_complete)
+        r = disk_layer_write(top(disk), offset, buf, length);
+    pthread_rwlock_unlock(&disk->layout);
+    if (is_complete)
+        return r;
+    pthread_rwlock_wrlock(&disk->layout);
+    r = complete_page(disk, offset, buf, length);
+    pthread_rwlock_unlock(&disk->layout);
     return r;
 }
 
 static int write_whole(struct disk *disk, uint64_t offset, const void *buf, size_t length)
 {
+    pthread_rwlock_rdlock(&disk->layout);
     int r = disk_layer_write(top(disk), offset, buf, length);
     if (r == 0)
-        disk_layer_mark_pages(top(disk), offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
+        mark_pages(disk, offset / STASIS_PAGE_SIZE, length / STASIS_PAGE_SIZE);
+    pthread_rwlock_unlock(&disk->layout);
     return r;
 }
 
@@ -326,24 +424,36 @@ static int mark_zeros(struct disk *disk, struct base_cursor *cursor, uint64_t wo
     int r = below ? 0
                   : base_has_page(disk, cursor, word * 64, min_u64((word + 1) * 64, disk->pages),
                                   &below);
-    if (r == 0 && below)
-        disk_layer_mark(top(disk), word, mask);
-    return r;
+    if (r < 0 || !below)
+        return r;
+    pthread_mutex_lock(&disk->marks);
+    disk_layer_mark(top(disk), word, mask);
+    pthread_mutex_unlock(&disk->marks);
+    return 0;
 }
 
-static int zero_whole(struct disk *disk, uint64_t offset, uint64_t length)
+/* layout is held. */
+static int zero_pages(struct disk *disk, uint64_t offset, uint64_t length)
 {
     uint64_t page = offset / STASIS_PAGE_SIZE;
     uint64_t end = page + length / STASIS_PAGE_SIZE;
     struct base_cursor cursor = {0};
 
-    int r = top(disk)->used ? disk_layer_punch(top(disk), offset, length) : 0;
+    int r = disk_layer_is_used(top(disk)) ? disk_layer_punch(top(disk), offset, length) : 0;
     while (r == 0 && page < end) {
         uint64_t shift = page % 64;
         uint64_t n = min_u64(64 - shift, end - page);
         r = mark_zeros(disk, &cursor, page / 64, (n == 64 ? ~0ull : (1ull << n) - 1) << shift);
         page += n;
     }
+    return r;
+}
+
+static int zero_whole(struct disk *disk, uint64_t offset, uint64_t length)
+{
+    pthread_rwlock_rdlock(&disk->layout);
+    int r = zero_pages(disk, offset, length);
+    pthread_rwlock_unlock(&disk->layout);
     return r;
 }
 
@@ -379,34 +489,72 @@ static int sync_names(struct disk *disk)
     return r;
 }
 
-int disk_flush(struct disk *disk)
+/* flushing is held, as by all of what follows. */
+static int flush_layers(struct disk *disk)
 {
     int r = disk->lost;
 
     for (unsigned i = 0; r == 0 && i < disk->layer_count; i++)
-        r = disk_layer_flush(&disk->layers[i]);
+        r = disk_layer_flush(&disk->layers[i], &disk->marks);
     if (r == 0)
         r = sync_names(disk);
     disk->lost = r;
     return r;
 }
 
+int disk_flush(struct disk *disk)
+{
+    pthread_mutex_lock(&disk->flushing);
+    int r = flush_layers(disk);
+    pthread_mutex_unlock(&disk->flushing);
+    return r;
+}
+
 /* ---- checkpoints ---- */
+
+static int prepare_freeze(struct disk *disk, struct error *err)
+{
+    int r = 0;
+
+    if (disk->layer_count == DISK_OVERLAYS_MAX) {
+        pthread_rwlock_wrlock(&disk->layout);
+        r = merge_top(disk, err);
+        pthread_rwlock_unlock(&disk->layout);
+    }
+    return r < 0 ? r : make_spare(disk, err);
+}
+
+static int freeze(struct disk *disk, struct error *err)
+{
+    int r = prepare_freeze(disk, err);
+    if (r < 0)
+        return r;
+    pthread_rwlock_wrlock(&disk->layout);
+    r = push_spare(disk, err);
+    pthread_rwlock_unlock(&disk->layout);
+    return r;
+}
+
+static int with_flushing(struct disk *disk, int (*step)(struct disk *disk, struct error *err),
+                         struct error *err)
+{
+    /* An empty one on top can take the writes to come. */
+    if (disk->read_only || !disk_layer_is_used(top(disk)))
+        return 0;
+    pthread_mutex_lock(&disk->flushing);
+    int r = step(disk, err);
+    pthread_mutex_unlock(&disk->flushing);
+    return r;
+}
 
 int disk_prepare_freeze(struct disk *disk, struct error *err)
 {
-    if (disk->read_only || !top(disk)->used)
-        return 0;
-    int r = disk->layer_count == DISK_OVERLAYS_MAX ? merge_top(disk, err) : 0;
-    return r < 0 ? r : make_spare(disk, err);
+    return with_flushing(disk, prepare_freeze, err);
 }
 
 int disk_freeze(struct disk *disk, struct error *err)
 {
-    if (disk->read_only || !top(disk)->used)
-        return 0; /* the empty one on top can take the writes to come */
-    int r = disk_prepare_freeze(disk, err);
-    return r < 0 ? r : push_spare(disk, err);
+    return with_flushing(disk, freeze, err);
 }
 
 bool disk_has_frozen(const struct disk *disk)
@@ -450,29 +598,41 @@ int disk_frozen_each(struct disk *disk,
     return 0;
 }
 
+/* Takes all overlays but the newest out of the list; returns how many. */
+static unsigned take_frozen(struct disk *disk, struct space **base, struct disk_layer *out)
+{
+    struct space *before = disk->base;
+
+    pthread_rwlock_wrlock(&disk->layout);
+    unsigned frozen = disk->layer_count > 0 ? disk->layer_count - 1 : 0;
+    memcpy(out, disk->layers, frozen * sizeof(*out));
+    disk->layer_count -= frozen;
+    memmove(disk->layers, disk->layers + frozen, disk->layer_count * sizeof(*out));
+    disk->base = *base;
+    pthread_rwlock_unlock(&disk->layout);
+    *base = before;
+    return frozen;
+}
+
 void disk_rebase(struct disk *disk, struct space *base)
 {
-    unsigned frozen = disk->layer_count > 0 ? disk->layer_count - 1 : 0;
+    struct disk_layer gone[DISK_OVERLAYS_MAX];
 
+    pthread_mutex_lock(&disk->flushing);
+    unsigned frozen = take_frozen(disk, &base, gone);
     /* Oldest first, one after the other: an older one alone would bring back what a
      * newer one replaced. */
     for (unsigned i = 0; i < frozen; i++) {
-        forget_layer(disk, &disk->layers[i]);
+        forget_layer(disk, &gone[i]);
         if (i + 1 < frozen)
             (void)sync_names(disk);
     }
-    disk->layer_count -= frozen;
-    memmove(disk->layers, disk->layers + frozen, disk->layer_count * sizeof(disk->layers[0]));
-    space_close(disk->base);
-    disk->base = base;
+    pthread_mutex_unlock(&disk->flushing);
+    space_close(base);
 }
 
-int disk_reset(struct disk *disk, struct space *base, struct error *err)
+static int forget_all(struct disk *disk, struct error *err)
 {
-    space_close(disk->base);
-    disk->base = base;
-    if (disk->read_only)
-        return 0;
     disk->lost = 0;
     /* Newest first: what is left at any moment is a state that the disk once had. */
     for (; disk->layer_count > 0; disk->layer_count--)
@@ -480,8 +640,20 @@ int disk_reset(struct disk *disk, struct space *base, struct error *err)
     int r = push_spare(disk, err);
     if (r < 0)
         return r;
-    r = disk_flush(disk);
+    r = flush_layers(disk);
     return r < 0 ? error_errno(err, -r, "cannot forget what disk %u held", disk->index) : 0;
+}
+
+int disk_reset(struct disk *disk, struct space *base, struct error *err)
+{
+    pthread_mutex_lock(&disk->flushing);
+    pthread_rwlock_wrlock(&disk->layout);
+    space_close(disk->base);
+    disk->base = base;
+    int r = disk->read_only ? 0 : forget_all(disk, err);
+    pthread_rwlock_unlock(&disk->layout);
+    pthread_mutex_unlock(&disk->flushing);
+    return r;
 }
 
 int disk_remove_overlays(const char *dir, struct error *err)

@@ -5,9 +5,12 @@
  *
  * Writes go to the newest overlay. A checkpoint freezes it and puts a new one on
  * top; when the frozen ones are in the store, disk_rebase() drops them. A flush
- * makes all acknowledged writes durable. Not thread-safe but for
- * disk_frozen_each(), which another thread may run while the disk is read and
- * written, but not frozen, rebased or reset.
+ * makes all writes durable that had returned when it began.
+ *
+ * Threads: reading, writing, zeroing and flushing are for any number at once, and beside
+ * the functions for checkpoints, which are for one thread at a time. disk_frozen_each()
+ * may run in another, but not beside disk_freeze(), disk_rebase() and disk_reset(). What
+ * two that write the same bytes at once leave there is one or the other.
  */
 #ifndef STASIS_VMM_DEVICES_DISK_H
 #define STASIS_VMM_DEVICES_DISK_H
@@ -40,6 +43,9 @@ bool disk_is_read_only(const struct disk *disk);
 
 /* Byte ranges inside the disk, in sectors' multiples or not. */
 int disk_read(struct disk *disk, uint64_t offset, void *buf, size_t length);
+/* The same without waiting for a device or computing much, or -EAGAIN; buf may hold part
+ * of it then. */
+int disk_read_cached(struct disk *disk, uint64_t offset, void *buf, size_t length);
 int disk_write(struct disk *disk, uint64_t offset, const void *buf, size_t length);
 /* The range reads as zeros afterwards; whole pages of it take no space, and where
  * there were zeros already nothing is done. */

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdio.h>
+#include <sys/uio.h>
 
 /* Words of the map in one page of its file: the unit in which it is written. */
 enum { WORDS_PER_BLOCK = STASIS_PAGE_SIZE / sizeof(uint64_t) };
@@ -68,7 +69,10 @@ static int open_files(struct disk_layer *overlay, const char *dir, unsigned disk
         return -errno;
     overlay->bits = calloc(disk_layer_words(overlay) + 1, sizeof(uint64_t));
     overlay->changed = calloc(map_blocks(overlay) / 64 + 1, sizeof(uint64_t));
-    if (overlay->bits == NULL || overlay->changed == NULL)
+    overlay->flush_bits = calloc(disk_layer_words(overlay) + 1, sizeof(uint64_t));
+    overlay->flush_changed = calloc(map_blocks(overlay) / 64 + 1, sizeof(uint64_t));
+    if (overlay->bits == NULL || overlay->changed == NULL || overlay->flush_bits == NULL ||
+        overlay->flush_changed == NULL)
         return -ENOMEM;
     if (ftruncate(overlay->data_fd, (off_t)(overlay->pages * STASIS_PAGE_SIZE)) < 0)
         return -errno;
@@ -96,6 +100,8 @@ void disk_layer_close(struct disk_layer *overlay)
         close(overlay->map_fd);
     free(overlay->bits);
     free(overlay->changed);
+    free(overlay->flush_bits);
+    free(overlay->flush_changed);
 }
 
 int disk_layer_unlink(const char *dir, unsigned disk, unsigned number)
@@ -156,14 +162,20 @@ int disk_layer_list(const char *dir_path, struct disk_layer_name **out, size_t *
 
 /* ---- what it holds ---- */
 
+/* After what it is about: a flush that begins before is free to miss it. */
+static void set_unsynced(struct disk_layer *overlay)
+{
+    __atomic_store_n(&overlay->unsynced, true, __ATOMIC_RELEASE);
+}
+
 void disk_layer_mark(struct disk_layer *overlay, uint64_t word, uint64_t mask)
 {
     if ((mask & ~overlay->bits[word]) == 0)
         return;
-    overlay->bits[word] |= mask;
+    __atomic_fetch_or(&overlay->bits[word], mask, __ATOMIC_RELEASE);
     overlay->changed[word / WORDS_PER_BLOCK / 64] |= 1ull << (word / WORDS_PER_BLOCK % 64);
-    overlay->used = true;
-    overlay->unsynced = true;
+    __atomic_store_n(&overlay->used, true, __ATOMIC_RELEASE);
+    set_unsynced(overlay);
 }
 
 void disk_layer_mark_pages(struct disk_layer *overlay, uint64_t first, uint64_t count)
@@ -179,22 +191,37 @@ void disk_layer_mark_pages(struct disk_layer *overlay, uint64_t first, uint64_t 
 
 int disk_layer_write(struct disk_layer *overlay, uint64_t offset, const void *buf, size_t length)
 {
-    overlay->unsynced = true; /* also when only a part gets written */
-    return io_pwrite_full(overlay->data_fd, buf, length, offset);
+    int r = io_pwrite_full(overlay->data_fd, buf, length, offset);
+
+    set_unsynced(overlay); /* also when only a part was written */
+    return r;
 }
 
 int disk_layer_punch(struct disk_layer *overlay, uint64_t offset, uint64_t length)
 {
-    overlay->unsynced = true;
-    return fallocate(overlay->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-                     (off_t)length) < 0
-               ? -errno
-               : 0;
+    int r = fallocate(overlay->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                      (off_t)length) < 0
+                ? -errno
+                : 0;
+
+    set_unsynced(overlay);
+    return r;
 }
 
 int disk_layer_read(const struct disk_layer *overlay, uint64_t offset, void *buf, size_t length)
 {
     return io_pread_full(overlay->data_fd, buf, length, offset);
+}
+
+int disk_layer_read_cached(const struct disk_layer *overlay, uint64_t offset, void *buf,
+                           size_t length)
+{
+    struct iovec iov = {.iov_base = buf, .iov_len = length};
+
+    /* Any failure, too: whoever reads again without the flag finds out. */
+    return preadv2(overlay->data_fd, &iov, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)length
+               ? 0
+               : -EAGAIN;
 }
 
 /* ---- durability ---- */
@@ -204,8 +231,24 @@ static int write_block(struct disk_layer *overlay, uint64_t block)
     uint64_t first = block * WORDS_PER_BLOCK;
     uint64_t words = min_u64(WORDS_PER_BLOCK, disk_layer_words(overlay) - first);
 
-    return io_pwrite_full(overlay->map_fd, overlay->bits + first, words * sizeof(uint64_t),
+    return io_pwrite_full(overlay->map_fd, overlay->flush_bits + first, words * sizeof(uint64_t),
                           first * sizeof(uint64_t));
+}
+
+/* Notes what the map says now. */
+static void take_changed(struct disk_layer *overlay)
+{
+    uint64_t words = map_blocks(overlay) / 64 + 1;
+
+    for (uint64_t i = 0; i < words; i++) {
+        overlay->flush_changed[i] = overlay->changed[i];
+        overlay->changed[i] = 0;
+        for (uint64_t word = overlay->flush_changed[i]; word != 0; word &= word - 1) {
+            uint64_t first = (i * 64 + (uint64_t)__builtin_ctzll(word)) * WORDS_PER_BLOCK;
+            memcpy(overlay->flush_bits + first, overlay->bits + first,
+                   min_u64(WORDS_PER_BLOCK, disk_layer_words(overlay) - first) * sizeof(uint64_t));
+        }
+    }
 }
 
 static int write_changed(struct disk_layer *overlay, bool *any_out)
@@ -213,7 +256,7 @@ static int write_changed(struct disk_layer *overlay, bool *any_out)
     uint64_t words = map_blocks(overlay) / 64 + 1;
 
     for (uint64_t i = 0; i < words; i++)
-        for (uint64_t word = overlay->changed[i]; word != 0; word &= word - 1) {
+        for (uint64_t word = overlay->flush_changed[i]; word != 0; word &= word - 1) {
             int r = write_block(overlay, i * 64 + (uint64_t)__builtin_ctzll(word));
             if (r < 0)
                 return r;
@@ -222,22 +265,21 @@ static int write_changed(struct disk_layer *overlay, bool *any_out)
     return 0;
 }
 
-int disk_layer_flush(struct disk_layer *overlay)
+int disk_layer_flush(struct disk_layer *overlay, pthread_mutex_t *marks)
 {
     bool any = false;
 
-    if (!overlay->unsynced)
+    if (!__atomic_exchange_n(&overlay->unsynced, false, __ATOMIC_ACQ_REL))
         return 0;
+    pthread_mutex_lock(marks);
+    take_changed(overlay);
+    pthread_mutex_unlock(marks);
     if (fdatasync(overlay->data_fd) < 0)
         return -errno;
     int r = write_changed(overlay, &any);
     if (r < 0)
         return r;
-    if (any && fdatasync(overlay->map_fd) < 0)
-        return -errno;
-    memset(overlay->changed, 0, (map_blocks(overlay) / 64 + 1) * sizeof(uint64_t));
-    overlay->unsynced = false;
-    return 0;
+    return any && fdatasync(overlay->map_fd) < 0 ? -errno : 0;
 }
 
 static int copy_page(const struct disk_layer *from, struct disk_layer *into, uint64_t page)
@@ -252,7 +294,7 @@ static int copy_page(const struct disk_layer *from, struct disk_layer *into, uin
                                : disk_layer_write(into, offset, bytes, sizeof(bytes));
 }
 
-int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into)
+int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into, pthread_mutex_t *marks)
 {
     for (uint64_t i = 0; i < disk_layer_words(from); i++) {
         for (uint64_t word = from->bits[i]; word != 0; word &= word - 1) {
@@ -262,5 +304,5 @@ int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into)
         }
         disk_layer_mark(into, i, from->bits[i]);
     }
-    return disk_layer_flush(into);
+    return disk_layer_flush(into, marks);
 }

@@ -6,12 +6,16 @@
  *   DIR/diskN.K.map  one bit a page: is it in this overlay?
  *
  * After a crash an overlay holds what it held at its last flush, and later writes
- * to pages it had by then. Not thread-safe; reading one that is no longer written
- * is.
+ * to pages it had by then.
+ *
+ * Threads: any number may read, write and punch at once. Noting pages is for one at a
+ * time, under a lock of the caller's, which disk_layer_flush() takes for a moment, too;
+ * and one at a time flushes. The rest is for one thread alone.
  */
 #ifndef STASIS_VMM_DEVICES_DISK_LAYER_H
 #define STASIS_VMM_DEVICES_DISK_LAYER_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,8 +27,12 @@ struct disk_layer {
     uint64_t pages;
     uint64_t *bits;    /* the map as it shall be */
     uint64_t *changed; /* one bit a page of the map's file that must be written */
-    bool used;         /* has a page */
-    bool unsynced;     /* data was written since the last flush */
+    /* The same two as the flush under way found them: of what was noted later, the data
+     * may not be durable when it writes the map. */
+    uint64_t *flush_bits;
+    uint64_t *flush_changed;
+    bool used;     /* has a page */
+    bool unsynced; /* data was written since the last flush */
 };
 
 /* Opens overlay `number` of disk `disk` in dir, which is there, or makes it anew
@@ -52,7 +60,13 @@ static inline uint64_t disk_layer_words(const struct disk_layer *overlay)
 
 static inline bool disk_layer_has(const struct disk_layer *overlay, uint64_t page)
 {
-    return (overlay->bits[page / 64] >> (page % 64) & 1) != 0;
+    /* Acquire: the data was written before the page was noted. */
+    return (__atomic_load_n(&overlay->bits[page / 64], __ATOMIC_ACQUIRE) >> (page % 64) & 1) != 0;
+}
+
+static inline bool disk_layer_is_used(const struct disk_layer *overlay)
+{
+    return __atomic_load_n(&overlay->used, __ATOMIC_ACQUIRE);
 }
 
 /* Notes the pages 64 word + n, for each bit n of mask, as present. */
@@ -64,11 +78,17 @@ int disk_layer_write(struct disk_layer *overlay, uint64_t offset, const void *bu
 /* The same with zeros, which take no space. */
 int disk_layer_punch(struct disk_layer *overlay, uint64_t offset, uint64_t length);
 int disk_layer_read(const struct disk_layer *overlay, uint64_t offset, void *buf, size_t length);
+/* The same if it is in memory; else -EAGAIN, and buf may hold part of it. */
+int disk_layer_read_cached(const struct disk_layer *overlay, uint64_t offset, void *buf,
+                           size_t length);
 
-/* Makes everything durable: the data, then the changed part of the map. */
-int disk_layer_flush(struct disk_layer *overlay);
+/* Makes durable what was written and noted before: the data, then the changed part of
+ * the map. marks: the lock for noting pages. After a failure nothing is durable that
+ * was not before, and the next flush does not know of it. */
+int disk_layer_flush(struct disk_layer *overlay, pthread_mutex_t *marks);
 
 /* Copies all pages of `from` into `into`, which then has them durably. */
-int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into);
+int disk_layer_merge(const struct disk_layer *from, struct disk_layer *into,
+                     pthread_mutex_t *marks);
 
 #endif
