@@ -12,6 +12,17 @@
 
 #define CACHE_BUCKETS 4096u
 
+enum sum_state {
+    SUM_UNKNOWN,
+    SUM_COMING, /* a thread is about to store it */
+    SUM_KNOWN,
+};
+
+struct node_sum {
+    _Atomic enum sum_state state;
+    struct digest digest;
+};
+
 struct group_cache {
     pthread_mutex_t lock;
     size_t limit_bytes;
@@ -39,6 +50,7 @@ void cached_group_release(struct cached_group *g)
         return;
     free(g->raw);
     free(g->offsets);
+    free(g->sums);
     free(g);
 }
 
@@ -153,7 +165,8 @@ static int find_nodes(struct cached_group *g, const char *name, const struct pac
     size_t offset = 0;
 
     g->offsets = malloc(sizeof(*g->offsets) * (g->object_count + 1u));
-    if (g->offsets == NULL)
+    g->sums = calloc(g->object_count + 1u, sizeof(*g->sums));
+    if (g->offsets == NULL || g->sums == NULL)
         return error_errno(err, ENOMEM, "reading %s", name);
     for (uint32_t i = 0; i < g->object_count; i++) {
         size_t length = map_node_length(g->raw + offset, g->raw_bytes - offset);
@@ -241,4 +254,22 @@ int cached_group_object(const struct cached_group *g, uint32_t position, const u
     *bytes_out = g->raw + offset;
     *length_out = STASIS_PAGE_SIZE;
     return 0;
+}
+
+struct digest cached_group_digest(struct cached_group *g, uint32_t position)
+{
+    struct node_sum *sum = &g->sums[position];
+    enum sum_state state = atomic_load_explicit(&sum->state, memory_order_acquire);
+    struct digest digest;
+
+    if (state == SUM_KNOWN)
+        return sum->digest;
+    digest =
+        digest_of(g->raw + g->offsets[position], g->offsets[position + 1] - g->offsets[position]);
+    /* Of several threads one stores it; the others have theirs. */
+    if (state == SUM_UNKNOWN && atomic_compare_exchange_strong(&sum->state, &state, SUM_COMING)) {
+        sum->digest = digest;
+        atomic_store_explicit(&sum->state, SUM_KNOWN, memory_order_release);
+    }
+    return digest;
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 struct group_cache;
+struct node_sum;
 
 struct cached_group {
     uint64_t key;
@@ -19,7 +20,8 @@ struct cached_group {
     uint32_t first_object; /* its number in the pack */
     uint32_t object_count;
     uint8_t *raw;
-    uint32_t *offsets; /* nodes: where each begins, and the end; NULL for pages */
+    uint32_t *offsets;     /* nodes: where each begins, and the end; NULL for pages */
+    struct node_sum *sums; /* nodes: of those that were asked for; NULL for pages */
     /* the cache's own */
     struct cached_group *newer;
     struct cached_group *older;
@@ -66,5 +68,9 @@ struct cached_group *group_cache_peek(struct group_cache *cache, uint64_t key);
 /* The bytes of one object of a group: 0, or -EBADMSG if it has no such object. */
 int cached_group_object(const struct cached_group *g, uint32_t position, const uint8_t **bytes_out,
                         size_t *length_out);
+
+/* The SHA-256 of a node, one of those that cached_group_object() gives: summed up the
+ * first time, for a node near the root is read again and again. */
+struct digest cached_group_digest(struct cached_group *g, uint32_t position);
 
 #endif

@@ -394,9 +394,9 @@ int store_page_read(struct store *store, struct page_ref ref, void *page_out, st
 }
 
 static int check_node(struct store *store, const struct location *at, const struct digest *digest,
-                      const uint8_t *bytes, size_t length, struct error *err)
+                      struct cached_group *g, struct error *err)
 {
-    struct digest actual = digest_of(bytes, length);
+    struct digest actual = cached_group_digest(g, at->object - g->first_object);
 
     if (digest_equal(&actual, digest))
         return 0;
@@ -419,7 +419,7 @@ static int node_bytes(struct store *store, const struct digest *digest,
         int r = packs_read(&store->packs, &at[i], &g, bytes_out, length_out, err);
 
         if (r == 0)
-            r = check_node(store, &at[i], digest, *bytes_out, *length_out, err);
+            r = check_node(store, &at[i], digest, g, err);
         if (r == 0)
             *group_out = steal_pointer(g);
         if (r == 0 || i + 1 == n)
