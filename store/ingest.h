@@ -40,7 +40,7 @@ int ingest_pages(struct ingest *in, const void *const *pages, size_t count,
                  struct page_ref *refs_out, struct error *err);
 
 /* A good number for each call. */
-#define INGEST_BATCH_PAGES 1024u
+#define INGEST_BATCH_PAGES 2048u
 
 /* Stores a node if it is new. */
 int ingest_node(struct ingest *in, const struct map_node *node, struct digest *digest_out,

@@ -22,8 +22,9 @@ struct file_reader {
     struct map_builder *builder;
     int fd;
     uint64_t size_bytes;
-    uint8_t *buf; /* READ_BYTES */
-    size_t used;  /* of it, by pages that the builder has not stored yet */
+    uint8_t *buf;     /* READ_BYTES */
+    size_t used;      /* of it, by pages that the builder has not stored yet */
+    uint64_t advised; /* the kernel was asked to read up to here */
     int (*progress)(uint64_t done_bytes, void *context);
     void *context;
     struct error *err;
@@ -54,6 +55,18 @@ static int read_piece(unsigned index, unsigned slot, void *context, struct error
     return 0;
 }
 
+/* The disk reads on from there while we work. Each range is asked for once: a file with
+ * holes is read in many small chunks. */
+static void advise(struct file_reader *f, uint64_t offset)
+{
+    uint64_t from = max_u64(f->advised, offset);
+
+    if (from >= offset + READ_BYTES / 2)
+        return;
+    f->advised = offset + READ_BYTES;
+    posix_fadvise(f->fd, (off_t)from, (off_t)(f->advised - from), POSIX_FADV_WILLNEED);
+}
+
 /* One chunk, which begins at a page; the last page is filled up with zeros. */
 static int read_chunk(struct file_reader *f, uint64_t offset, size_t length)
 {
@@ -61,8 +74,7 @@ static int read_chunk(struct file_reader *f, uint64_t offset, size_t length)
     size_t whole = (size_t)align_up(length, STASIS_PAGE_SIZE);
     int r;
 
-    /* The disk reads on while we work. */
-    posix_fadvise(f->fd, (off_t)(offset + length), READ_BYTES, POSIX_FADV_WILLNEED);
+    advise(f, offset + length);
     r = workers_run(f->in->store->workers, (unsigned)div_round_up(length, PIECE_BYTES), read_piece,
                     &c, f->err);
     if (r < 0)
@@ -150,7 +162,13 @@ int ingest_file(struct ingest *in, int fd, uint64_t size_bytes,
 {
     _cleanup_(map_builder_freep) struct map_builder *builder = NULL;
     _cleanup_free_ uint8_t *buf = malloc(READ_BYTES);
-    struct file_reader f = {in, NULL, fd, size_bytes, buf, 0, progress, context, err};
+    struct file_reader f = {.in = in,
+                            .fd = fd,
+                            .size_bytes = size_bytes,
+                            .buf = buf,
+                            .progress = progress,
+                            .context = context,
+                            .err = err};
     int r;
 
     if (buf == NULL)

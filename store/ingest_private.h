@@ -51,9 +51,10 @@ struct open_group {
     uint8_t own[GROUP_RAW_BYTES];
 };
 
-/* Groups are compressed by several threads at once, so they are gathered first: 4 MiB
- * of pages keep the threads busy for some milliseconds. */
-#define QUEUE_GROUPS 64u
+/* Groups are compressed by several threads at once, so they are gathered first: 8 MiB
+ * of pages keep the threads busy for ten milliseconds, and the moments in which one
+ * waits for the other are few. */
+#define QUEUE_GROUPS 128u
 
 /* The groups of one kind that wait, and the pack they will go to. All but the last
  * are full. */

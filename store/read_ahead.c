@@ -6,8 +6,9 @@
 
 #include <errno.h>
 
-/* 2 MiB: a millisecond of work for two threads. */
-#define WINDOW_PAGES 512u
+/* 8 MiB: five milliseconds of work for two threads. To wake one takes as long as reading
+ * some pages, so a window is not small. */
+#define WINDOW_PAGES 2048u
 
 /* What a thread takes at once: some groups, looked up together. */
 #define SLICE_PAGES 32u
