@@ -8,6 +8,10 @@ static const struct command *const machines[] = {
     &command_wait,  &command_rm,     &command_balloon, NULL,
 };
 
+static const struct command *const watching[] = {
+    &command_events, NULL,
+};
+
 static const struct command *const checkpoints[] = {
     &command_save, &command_restore, &command_clone, &command_history, &command_diff, NULL,
 };
@@ -34,6 +38,7 @@ static const struct command *const program[] = {
 
 const struct command_group command_groups[] = {
     {"Machines", machines},
+    {"Watching", watching},
     {"Checkpoints", checkpoints},
     {"Images", images},
     {"Looking inside", inside},

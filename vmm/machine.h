@@ -7,6 +7,7 @@
  *   starting      locked by whoever is starting it just now
  *   start.json    what to start from (struct machine_start)
  *   net.json      how its network cards are connected (vmm/net/settings.h)
+ *   events.log    what happened to it (vmm/event_stream.h)
  *   console.log   what the serial port printed
  *   machine.log   what the process has to say
  *   diskN.K       overlays: what disk N holds beyond its map (see vmm/devices/disk.h)

@@ -12,6 +12,7 @@ extern const struct command command_console;
 extern const struct command command_df;
 extern const struct command command_diff;
 extern const struct command command_doctor;
+extern const struct command command_events;
 extern const struct command command_export;
 extern const struct command command_gc;
 extern const struct command command_help;

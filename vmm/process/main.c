@@ -152,6 +152,7 @@ static void reboot(struct process *p)
     struct error err;
 
     log_event("the guest asked for a reset");
+    event_log(p, "reset", NULL);
     process_free_board(p);
     if (process_build_board(p, true, true, false, &err) < 0) {
         log_event("cannot boot again: %s", err.message);
@@ -393,6 +394,8 @@ static int set_up(struct process *p, struct error *err)
     p->paused = p->start.paused;
     p->started_ns = clock_monotonic_ns();
     stats_open(p);
+    if ((r = event_log_open(p, err)) < 0)
+        return r;
     return control_listen(p, err);
 }
 
@@ -410,6 +413,35 @@ static void report(int ready_fd, int r, const struct error *err)
         close(ready_fd);
 }
 
+static void copy_stop_message(struct process *p, char out[sizeof(p->stop_message)])
+{
+    pthread_mutex_lock(&p->stop_lock); /* vCPUs may still run */
+    memcpy(out, p->stop_message, sizeof(p->stop_message));
+    pthread_mutex_unlock(&p->stop_lock);
+}
+
+static void log_start(struct process *p)
+{
+    char hex[DIGEST_HEX_SIZE];
+    const bool warm = p->base.manifest.kind == CHECKPOINT_WARM && !p->start.boot;
+
+    log_event("started from %s", warm ? "a warm checkpoint" : "a cold boot");
+    event_log(p, "started",
+              json_pack("{s:s, s:s, s:b, s:i}", "id", digest_hex(&p->base.id, hex), "kind",
+                        warm ? "warm" : "cold", "paused", p->paused, "pid", (int)getpid()));
+}
+
+static void log_end(struct process *p)
+{
+    const bool crashed =
+        strcmp(p->quit_reason, "error") == 0 || strcmp(p->quit_reason, "failed restore") == 0;
+    char message[sizeof(p->stop_message)];
+
+    copy_stop_message(p, message);
+    event_log(p, crashed ? "crashed" : "stopped",
+              json_pack("{s:s, s:s}", "reason", p->quit_reason, "message", message));
+}
+
 static void tear_down(struct process *p)
 {
     /* A kill does not wait for a save: nothing of it is committed, and the store
@@ -417,21 +449,22 @@ static void tear_down(struct process *p)
     bool saving = p->job != NULL && !p->job->done;
 
     control_close(p);
-    if (saving)
+    if (saving) {
+        log_end(p);
         _exit(0);
+    }
     finish_save(p);
     process_free_board(p);
     console_close(p->console);
     store_close(p->store);
+    log_end(p); /* the last thing: whoever reads that may start it again */
 }
 
 static void write_end(struct process *p)
 {
     char message[sizeof(p->stop_message)];
 
-    pthread_mutex_lock(&p->stop_lock); /* vCPUs may still run */
-    memcpy(message, p->stop_message, sizeof(message));
-    pthread_mutex_unlock(&p->stop_lock);
+    copy_stop_message(p, message);
     machine_end_write(p->dir, p->quit_reason, message);
 }
 
@@ -441,7 +474,8 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
     struct process *p = &process;
     struct error err = ERROR_INIT;
 
-    p->epoll_fd = p->listen_fd = p->wake_fd = p->signal_fd = p->lock_fd = p->statm_fd = -1;
+    p->epoll_fd = p->listen_fd = p->wake_fd = p->signal_fd = p->lock_fd = p->statm_fd =
+        p->events_fd = -1;
     for (unsigned i = 0; i < CLIENTS_MAX; i++)
         p->clients[i].fd = -1;
     pthread_mutex_init(&p->stop_lock, NULL);
@@ -456,14 +490,13 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
     }
     if (r < 0 && p->lock_fd >= 0)
         close(p->lock_fd); /* whoever reads the report may start it again at once */
+    if (r == 0)
+        log_start(p);
     report(ready_fd, r, &err);
     if (r < 0) {
         log_event("cannot start: %s", err.message);
         return (int)err.status;
     }
-    log_event("started from %s", p->base.manifest.kind == CHECKPOINT_WARM && !p->start.boot
-                                     ? "a warm checkpoint"
-                                     : "a cold boot");
     process_run_board(p);
     run_loop(p);
     bool failed = strcmp(p->quit_reason, "error") == 0;

@@ -97,7 +97,8 @@ struct process {
     struct client clients[CLIENTS_MAX];
     struct save_job *job; /* or NULL */
 
-    int statm_fd; /* /proc/self/statm */
+    int statm_fd;  /* /proc/self/statm */
+    int events_fd; /* events.log */
     uint64_t saves;
     struct last_save last_save;
     uint64_t seen_written_pages; /* by looks at the dirty log */
@@ -134,6 +135,10 @@ void verb_client_gone(struct process *p, const struct client *client);
 
 /* What `status` tells; a new reference. */
 json_t *verb_status_json(struct process *p);
+
+/* events.c. details is stolen and may be NULL; after event_log_open(). */
+int event_log_open(struct process *p, struct error *err);
+void event_log(struct process *p, const char *event, json_t *details);
 
 /* stats.c */
 void stats_open(struct process *p);

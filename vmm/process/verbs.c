@@ -59,8 +59,10 @@ static bool verb_pause(struct process *p, struct client *client, json_t *args)
     (void)args;
     if (refuse_while_ending(p, client))
         return true;
-    if (!p->paused)
+    if (!p->paused) {
         board_pause(p->board);
+        event_log(p, "paused", NULL);
+    }
     p->paused = true;
     control_reply(p, client, json_object());
     return true;
@@ -74,6 +76,7 @@ static bool verb_resume(struct process *p, struct client *client, json_t *args)
     if (p->paused) {
         p->paused = false;
         board_resume(p->board);
+        event_log(p, "resumed", NULL);
     }
     control_reply(p, client, json_object());
     return true;
@@ -260,6 +263,7 @@ static void take_over(struct process *p, struct save_job *job)
     p->base.manifest = job->result.manifest;
     p->base.has_memory = true;
     stats_saved(p, job);
+    event_log(p, "saved", save_result_json(p, job));
     /* Failing here is no harm: the overlays stay, with the same content. */
     if (rebase_disks(p, &p->base.manifest, &err) < 0)
         log_event("the overlays stay: %s", err.message);
@@ -271,6 +275,15 @@ static void take_over(struct process *p, struct save_job *job)
     }
 }
 
+/* What went wrong, for an event; a new reference. */
+static json_t *failure_json(const struct error *err)
+{
+    json_t *json = control_error_json(err);
+
+    json_object_del(json, "ok");
+    return json;
+}
+
 void verb_save_finished(struct process *p)
 {
     struct save_job *job = steal_pointer(p->job);
@@ -280,6 +293,7 @@ void verb_save_finished(struct process *p)
         take_over(p, job);
     } else {
         log_event("a save failed: %s", job->error.message);
+        event_log(p, "save-failed", failure_json(&job->error));
         save_give_back(job->save);
         if (job->then_quit && !p->paused)
             board_resume(p->board);
@@ -378,12 +392,14 @@ static bool verb_restore(struct process *p, struct client *client, json_t *args)
     int r = read_target(p, args, &target, &pin, &err);
     if (r == 0)
         r = restore(p, &target, clock != NULL && strcmp(clock, "host") == 0, pause, &err);
-    if (r < 0)
+    if (r < 0) {
         control_reply_error(p, client, &err);
-    else
-        control_reply(p, client,
-                      json_pack("{s:o, s:I}", "id", digest_json(&target.id), "restore_us",
-                                (json_int_t)((clock_monotonic_ns() - before) / 1000)));
+        return true;
+    }
+    json_t *result = json_pack("{s:o, s:I}", "id", digest_json(&target.id), "restore_us",
+                               (json_int_t)((clock_monotonic_ns() - before) / 1000));
+    event_log(p, "restored", json_incref(result));
+    control_reply(p, client, result);
     return true;
 }
 
