@@ -9,7 +9,7 @@ static const struct command *const machines[] = {
 };
 
 static const struct command *const watching[] = {
-    &command_events, NULL,
+    &command_top, &command_events, NULL,
 };
 
 static const struct command *const checkpoints[] = {

@@ -253,6 +253,17 @@ int output_items(const struct cli *cli, const struct output_list *list, json_t *
     return 0;
 }
 
+int output_table_text(const struct output_list *list, const json_t *items, char **text_out,
+                      struct error *err)
+{
+    _cleanup_(scols_unref_tablep) table_t *table = scols_new_table();
+
+    if (table == NULL || fill_table(table, list, items) < 0 ||
+        scols_print_table_to_string(table, text_out) < 0 || *text_out == NULL)
+        return error_errno(err, ENOMEM, "cannot print the table");
+    return 0;
+}
+
 int output_object(const struct cli *cli, const struct output_column *columns, json_t *object,
                   struct error *err)
 {

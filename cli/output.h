@@ -47,6 +47,10 @@ struct cli;
 int output_items(const struct cli *cli, const struct output_list *list, json_t *items,
                  struct error *err);
 
+/* The table alone, as text without colours; the caller frees. */
+int output_table_text(const struct output_list *list, const json_t *items, char **text_out,
+                      struct error *err);
+
 /* Prints an object: as JSON, or one line "TITLE  VALUE" a column. */
 int output_object(const struct cli *cli, const struct output_column *columns, json_t *object,
                   struct error *err);

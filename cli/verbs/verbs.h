@@ -37,6 +37,7 @@ extern const struct command command_save;
 extern const struct command command_send;
 extern const struct command command_stop;
 extern const struct command command_tag;
+extern const struct command command_top;
 extern const struct command command_umount;
 extern const struct command command_untag;
 extern const struct command command_verify;

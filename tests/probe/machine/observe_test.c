@@ -5,7 +5,10 @@
 #include "base/cleanup.h"
 #include "vmm/control/client.h"
 
+#include <pty.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { MEMORY_MIB = 16, PAGE = 4096, FREE_PAGES = (MEMORY_MIB << 8) - 512 };
 
@@ -193,6 +196,84 @@ static void run_tells_what_it_started_in_json(void **state)
     free(input);
 }
 
+/* Each look is a line of JSON, and two looks apart in time make rates. */
+static void top_tells_rates_of_all_that_run(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 1);
+    stasis_ok(site, "save m@one");
+    stasis_ok(site, "clone m@one c --paused");
+    guest_boot(&guest, site, "off", MEMORY_MIB, 0);
+    guest_detach(&guest);
+    stasis_ok(site, "kill off");
+    stasis_ok(site, "top --json -n 2 --interval 100ms --sort name --dirty");
+    char *second = strchr(site->out, '\n');
+    assert_non_null(second);
+    assert_ptr_equal(strchr(second + 1, '\n'), site->out + strlen(site->out) - 1);
+    _cleanup_json_ json_t *look = json_loads(second + 1, 0, NULL);
+    const json_t *rows = json_object_get(look, "machines");
+    assert_true(json_is_string(json_object_get(look, "time")));
+    assert_int_equal(json_array_size(rows), 2);
+    const json_t *clone = json_array_get(rows, 0), *machine = json_array_get(rows, 1);
+    assert_string_equal(json_string_value(json_object_get(clone, "name")), "c");
+    assert_string_equal(json_string_value(json_object_get(clone, "state")), "paused");
+    assert_string_equal(json_string_value(json_object_get(machine, "state")), "running");
+    assert_true(number(machine, "unique_bytes") > 0);
+    assert_int_equal(number(clone, "dirty_bytes_per_s"), 0);
+    number(machine, "exits_per_s");
+    stasis_ok(site, "top c --json -n 1 --interval 100ms");
+    assert_null(strstr(site->out, "\"m\""));
+    stasis_ok(site, "top -n 1 --interval 100ms");
+    assert_non_null(strstr(site->out, "NAME"));
+}
+
+/* Reads until all of that has come. */
+static void await_text(int fd, const char *wanted)
+{
+    char text[65536];
+    size_t used = 0;
+    const uint64_t deadline = now_ms() + DEADLINE_MS;
+
+    while (used < sizeof(text) - 1 && now_ms() < deadline) {
+        ssize_t n = read(fd, text + used, sizeof(text) - 1 - used);
+        if (n <= 0)
+            break;
+        used += (size_t)n;
+        text[used] = '\0';
+        if (strstr(text, wanted) != NULL)
+            return;
+    }
+    fail_msg("%s has not come", wanted);
+}
+
+static void top_on_a_terminal_ends_with_q(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+    int terminal, status;
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 0);
+    guest_detach(&guest);
+    const struct winsize size = {.ws_row = 10, .ws_col = 60};
+    pid_t pid = forkpty(&terminal, NULL, NULL, &size);
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        execl(STASIS_BINARY, "stasis", "top", "--home", site->root, NULL);
+        _exit(99);
+    }
+    await_text(terminal, "1 running, by cpu");
+    await_text(terminal, "m ");
+    assert_int_equal(write(terminal, "n", 1), 1);
+    await_text(terminal, "by net");
+    assert_int_equal(write(terminal, "q", 1), 1);
+    await_text(terminal, "\033[?1049l"); /* as it was before */
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(terminal);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +283,8 @@ int main(void)
         MACHINE_TEST(memory_in_use_is_what_the_guest_touched),
         MACHINE_TEST(pages_written_since_the_checkpoint_are_told_on_request),
         MACHINE_TEST(saves_are_counted_and_the_last_one_is_told),
+        MACHINE_TEST(top_tells_rates_of_all_that_run),
+        MACHINE_TEST(top_on_a_terminal_ends_with_q),
         MACHINE_TEST(run_tells_what_it_started_in_json),
     };
 
