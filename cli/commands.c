@@ -9,7 +9,10 @@ static const struct command *const machines[] = {
 };
 
 static const struct command *const watching[] = {
-    &command_top, &command_events, NULL,
+    &command_top,
+    &command_events,
+    &command_inspect,
+    NULL,
 };
 
 static const struct command *const checkpoints[] = {
@@ -22,7 +25,10 @@ static const struct command *const images[] = {
 };
 
 static const struct command *const inside[] = {
-    &command_mount, &command_umount, &command_export, &command_inspect, NULL,
+    &command_mount,
+    &command_umount,
+    &command_export,
+    NULL,
 };
 
 static const struct command *const store[] = {
@@ -37,12 +43,8 @@ static const struct command *const program[] = {
 };
 
 const struct command_group command_groups[] = {
-    {"Machines", machines},
-    {"Watching", watching},
-    {"Checkpoints", checkpoints},
-    {"Images", images},
-    {"Looking inside", inside},
-    {"Store and host", store},
-    {"This program", program},
-    {NULL, NULL},
+    {"Machines", machines},       {"Watching", watching},
+    {"Checkpoints", checkpoints}, {"Images", images},
+    {"Looking inside", inside},   {"Store and host", store},
+    {"This program", program},    {NULL, NULL},
 };

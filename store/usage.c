@@ -232,3 +232,58 @@ int store_usage_machine(struct store *store, const char *machine, uint64_t *uniq
     counter_clear(&c);
     return r;
 }
+
+/* ---- one checkpoint ---- */
+
+static int count_others(struct counter *c, const struct digest *id, struct error *err)
+{
+    struct catalogue_checkpoint *list;
+    uint64_t logical = 0;
+    size_t count;
+    int r = catalogue_checkpoint_list(c->marks.store, NULL, &list, &count, err);
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < count; i++)
+        if (!digest_equal(&list[i].id, id))
+            r = count_listed(c, &list[i].id, &logical);
+    catalogue_checkpoints_free(list, count);
+    return r;
+}
+
+/* A map that others have, too, is known by its root and not walked again. */
+static int count_space(struct counter *c, const struct manifest_space *space, uint64_t *logical_out,
+                       uint64_t *unique_out)
+{
+    uint64_t pages = 0;
+
+    c->fresh = 0;
+    int r = tree_walk_map(&c->walk, &space->root, div_round_up(space->size_bytes, STASIS_PAGE_SIZE),
+                          &pages);
+    *logical_out = pages * STASIS_PAGE_SIZE;
+    *unique_out = c->fresh * STASIS_PAGE_SIZE;
+    return r;
+}
+
+int store_usage_checkpoint(struct store *store, const struct digest *id, const struct manifest *m,
+                           struct checkpoint_usage *out, struct error *err)
+{
+    struct checkpoint_usage usage = {0};
+    struct counter c;
+    int r = store_refresh(store, err);
+
+    if (r < 0)
+        return r;
+    counter_init(&c, store, err);
+    r = count_others(&c, id, err);
+    for (uint32_t i = 0; r == 0 && i < m->space_count; i++) {
+        r = count_space(&c, &m->spaces[i], &usage.spaces[i].logical_bytes,
+                        &usage.spaces[i].unique_bytes);
+        usage.logical_bytes += usage.spaces[i].logical_bytes;
+        usage.unique_bytes += usage.spaces[i].unique_bytes;
+    }
+    counter_clear(&c);
+    if (r == 0)
+        *out = usage;
+    return r;
+}

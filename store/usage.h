@@ -27,6 +27,19 @@ int store_usage_get(struct store *store, struct store_usage *out, struct error *
 int store_usage_machine(struct store *store, const char *machine, uint64_t *unique_bytes_out,
                         struct error *err);
 
+/* What a checkpoint shows, and what of it no other checkpoint has. */
+struct checkpoint_usage {
+    uint64_t logical_bytes; /* non-zero pages of its spaces */
+    uint64_t unique_bytes;  /* distinct pages that no other checkpoint refers to */
+    struct {
+        uint64_t logical_bytes;
+        uint64_t unique_bytes;     /* a page that two spaces have counts with the first */
+    } spaces[MANIFEST_SPACES_MAX]; /* as in its manifest m */
+};
+
+int store_usage_checkpoint(struct store *store, const struct digest *id, const struct manifest *m,
+                           struct checkpoint_usage *out, struct error *err);
+
 /* What can be done, or was done, about it. */
 enum verify_state {
     VERIFY_LOST,     /* nothing is left to mend it with */

@@ -45,7 +45,11 @@ expect_true "images --json has times, bytes and ids" json \
      .kind == "cold" and (.created | test("^[0-9]{4}-.*Z$"))' < <(stasis images --json)
 expect_true "inspect tells all" json \
     '.type == "checkpoint" and .config.vcpus == 2 and .config.cmdline == "quiet" and
-     (.names == ["base:1"]) and ([.spaces[].name] | sort == ["disk0", "kernel"])' \
+     (.names == ["base:1"]) and (.images == ["base:1"]) and .parents == [] and
+     .memory_bytes == 67108864 and .vcpus == 2 and (.nets[0].mac | length) == 17 and
+     .disks == [{"name": "disk0", "bytes": 33554432, "read_only": false}] and
+     .logical_bytes > 3000000 and .unique_bytes > 3000000 and
+     .shared_bytes == .logical_bytes - .unique_bytes and ([.spaces[].name] | sort == ["disk0", "kernel"])' \
     < <(stasis inspect "$id")
 expect "an id's first digits will do" "$id" "$(stasis inspect "${id:0:8}" | jq -r .id)"
 
@@ -54,6 +58,9 @@ must stasis import base:2 --kernel "$kernel" --disk "$work/one.raw" -q
 expect_true "the same again takes almost nothing" \
     test "$(stasis df --json | jq .stored_bytes)" -lt $((stored + 20000))
 must stasis import base:3 --kernel "$kernel" --disk "$work/two.raw" -q
+
+expect_true "what others have, too, is shared" json '.unique_bytes < 100000 and .shared_bytes > 3000000' \
+    < <(stasis inspect base:2)
 
 # ---- tags ----
 

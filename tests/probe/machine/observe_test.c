@@ -196,6 +196,34 @@ static void run_tells_what_it_started_in_json(void **state)
     free(input);
 }
 
+static void inspect_tells_all_of_a_machine(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 2);
+    stasis_ok(site, "save m@one");
+    ask_ok(&guest, "blk write 0 800 5");
+    ask_ok(&guest, "blk flush");
+    _cleanup_json_ json_t *running = stasis_json(site, "inspect m");
+    assert_int_equal(number(running, "memory_bytes"), MEMORY_MIB << 20);
+    assert_int_equal(json_array_size(json_object_get(running, "disks")), 2);
+    assert_int_equal(json_array_size(json_object_get(running, "nets")), 1);
+    assert_int_equal(json_array_size(json_object_get(running, "parents")), 1);
+    assert_int_equal(json_array_size(json_object_get(running, "checkpoints")), 1);
+    assert_true(number(running, "overlay_bytes") >= 800 * SECTOR_SIZE);
+    const json_t *process = json_object_get(running, "process");
+    assert_true(json_is_array(json_object_get(process, "devices")));
+    const json_t *net = json_object_get(running, "net");
+    assert_string_equal(json_string_value(json_object_get(net, "mode")), "user");
+    guest_detach(&guest);
+    stasis_ok(site, "kill m");
+    _cleanup_json_ json_t *stopped = stasis_json(site, "inspect m --json");
+    assert_true(json_is_null(json_object_get(stopped, "process")));
+    assert_true(json_equal(json_object_get(stopped, "net"), net));
+    assert_true(json_equal(json_object_get(stopped, "disks"), json_object_get(running, "disks")));
+}
+
 /* Each look is a line of JSON, and two looks apart in time make rates. */
 static void top_tells_rates_of_all_that_run(void **state)
 {
@@ -283,6 +311,7 @@ int main(void)
         MACHINE_TEST(memory_in_use_is_what_the_guest_touched),
         MACHINE_TEST(pages_written_since_the_checkpoint_are_told_on_request),
         MACHINE_TEST(saves_are_counted_and_the_last_one_is_told),
+        MACHINE_TEST(inspect_tells_all_of_a_machine),
         MACHINE_TEST(top_tells_rates_of_all_that_run),
         MACHINE_TEST(top_on_a_terminal_ends_with_q),
         MACHINE_TEST(run_tells_what_it_started_in_json),
