@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "vmm/boot/boot.h"
+#include "vmm/devices/io_threads.h"
 #include "vmm/devices/virtio.h"
 
 #include <errno.h>
@@ -170,6 +171,23 @@ static int open_disk(struct board *board, struct store *store, const struct mani
                      err);
 }
 
+/* A queue for each vCPU: they do not wait for each other to fill one. */
+static unsigned disk_queues(const struct board *board)
+{
+    return board->config.vcpus < VIRTIO_QUEUES_MAX ? board->config.vcpus : VIRTIO_QUEUES_MAX;
+}
+
+static void on_disk_kick(void *context)
+{
+    virtio_blk_work(context);
+}
+
+static int serve_disk(struct board *board, struct device *device, unsigned slot, struct error *err)
+{
+    virtio_blk_use_threads(device, &board->device_lock);
+    return io_threads_add(board->disk_threads, board->kick_fds[slot], on_disk_kick, device, err);
+}
+
 /* From the network's thread. */
 static void on_frame(const uint8_t *frame, size_t length, void *context)
 {
@@ -294,11 +312,9 @@ static int add_devices(struct board *board, struct store *store, const struct ma
         if ((r = open_disk(board, store, m, i, dir, keep, err)) < 0)
             return r;
         struct irq_line irq = irq_of(board, layout_virtio_gsi(board->virtio_count));
-        r = add_virtio(
-            board,
-            virtio_blk_create((uint16_t)board->virtio_count, board->disks[i], board->memory, &irq),
-            err);
-        if (r < 0)
+        struct device *device = virtio_blk_create((uint16_t)board->virtio_count, board->disks[i],
+                                                  disk_queues(board), board->memory, &irq);
+        if ((r = add_virtio(board, device, err)) < 0 || (r = serve_disk(board, device, i, err)) < 0)
             return r;
     }
     if (m->config.rng && (r = add_rng(board, err)) < 0)
@@ -330,6 +346,8 @@ int board_create(struct store *store, const struct manifest *m, const char *dir,
     int r = memory_create(m->config.memory_bytes, &board->memory, err);
     if (r == 0)
         r = vm_create(board->memory, m->config.vcpus, &exits, &board->vm, err);
+    if (r == 0)
+        r = io_threads_create(&board->disk_threads, err);
     if (r == 0) {
         add_platform(board);
         r = add_devices(board, store, m, dir, keep_overlays, net, err);
@@ -355,7 +373,9 @@ void board_free(struct board *board)
     for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
         net_user_stop(board->nets[i].network); /* its thread raises interrupts in the VM */
     vsock_host_stop(board->vsock_host);        /* and so does this one's */
-    vm_free(board->vm);                        /* its threads use the rest */
+    board_hold_disks(board);                   /* or the guest could keep these busy */
+    io_threads_stop(board->disk_threads);
+    vm_free(board->vm); /* its threads use the rest */
     for (unsigned i = 0; i < board->virtio_count; i++) {
         destroy_device(board->virtio[i]);
         if (board->kick_fds[i] >= 0)
@@ -364,6 +384,7 @@ void board_free(struct board *board)
     for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
         net_user_free(board->nets[i].network);
     vsock_host_free(board->vsock_host);
+    io_threads_free(board->disk_threads);
     for (unsigned i = 0; i < MANIFEST_DISKS_MAX; i++)
         disk_close(board->disks[i]);
     destroy_device(board->serial);
@@ -435,6 +456,16 @@ int board_boot(struct board *board, struct store *store, const struct manifest *
     return vm_prepare_boot(board->vm, &regs, &sregs, err);
 }
 
+/* One more than can be busy for the guest's sake, so that a request which waits for the
+ * host's disk does not keep those that need not. */
+static unsigned disk_thread_count(const struct board *board)
+{
+    unsigned busy = board->config.vcpus > board->config.disk_count ? board->config.vcpus
+                                                                   : board->config.disk_count;
+
+    return busy + 1 < IO_THREADS_MAX ? busy + 1 : IO_THREADS_MAX;
+}
+
 int board_start(struct board *board, struct error *err)
 {
     int r = 0;
@@ -444,7 +475,23 @@ int board_start(struct board *board, struct error *err)
             r = net_user_start(board->nets[i].network, on_frame, &board->nets[i], err);
     if (r == 0)
         r = start_vsock(board, err);
+    if (r == 0 && board->config.disk_count > 0)
+        r = io_threads_start(board->disk_threads, disk_thread_count(board), err);
     return r < 0 ? r : vm_start(board->vm, err);
+}
+
+/* Disks come first. */
+static void hold_disks(struct board *board, bool held)
+{
+    pthread_mutex_lock(&board->device_lock);
+    for (unsigned i = 0; i < board->config.disk_count && i < board->virtio_count; i++)
+        virtio_blk_hold(board->virtio[i], held);
+    pthread_mutex_unlock(&board->device_lock);
+}
+
+void board_hold_disks(struct board *board)
+{
+    hold_disks(board, true);
 }
 
 /* Networks and sockets go on while the machine stands still; what they have for it
@@ -461,8 +508,14 @@ static void hold_devices(struct board *board, bool held)
 
 void board_pause(struct board *board)
 {
+    hold_disks(board, true);
     vm_pause(board->vm);
     hold_devices(board, true);
+}
+
+bool board_is_kicked(const struct board *board, unsigned index)
+{
+    return index >= board->config.disk_count;
 }
 
 void board_kick(struct board *board, unsigned index)
@@ -537,10 +590,17 @@ static int each_device(struct board *board, int (*fn)(struct device *device, voi
     return r;
 }
 
-static int save_device(struct device *device, void *context)
+/* It may let go of the device lock. */
+static int quiesce_device(struct device *device, void *context)
 {
+    (void)context;
     if (device->ops->quiesce != NULL)
         device->ops->quiesce(device);
+    return 0;
+}
+
+static int save_device(struct device *device, void *context)
+{
     device->ops->save(device, context);
     return 0;
 }
@@ -552,6 +612,7 @@ int board_state_save(struct board *board, struct buffer *out, struct error *err)
     state_writer_init(&writer);
     pthread_mutex_lock(&board->device_lock);
     /* Devices before the irqchip: quiescing one may raise its interrupt. */
+    each_device(board, quiesce_device, NULL);
     each_device(board, save_device, &writer);
     int r = vm_state_save(board->vm, guest_wall_us(board), &writer, err);
     pthread_mutex_unlock(&board->device_lock);
@@ -615,5 +676,6 @@ void board_resume(struct board *board)
         board->restored = false;
     }
     hold_devices(board, false);
+    hold_disks(board, false);
     vm_resume(board->vm);
 }

@@ -75,6 +75,7 @@ struct board {
     struct device *virtio[LAYOUT_VIRTIO_SLOTS];
     int kick_fds[LAYOUT_VIRTIO_SLOTS]; /* eventfds, signalled by the guest's kicks */
     struct disk *disks[MANIFEST_DISKS_MAX];
+    struct io_threads *disk_threads; /* serve the kicks of the first disk_count devices */
     struct board_net nets[MANIFEST_NETS_MAX];
     struct device *vsock;          /* or NULL */
     struct vsock_host *vsock_host; /* or NULL: nobody at the other end */
@@ -105,6 +106,16 @@ int board_boot(struct board *board, struct store *store, const struct manifest *
 int board_start(struct board *board, struct error *err);
 void board_pause(struct board *board);
 void board_resume(struct board *board);
+
+/*
+ * Begins no request of a disk any more, and waits for those under way, which can take
+ * long, while the guest runs. board_pause() does that, too: called before it, it keeps
+ * that time out of the pause. Until board_resume().
+ */
+void board_hold_disks(struct board *board);
+
+/* Are the kicks of the virtio device in this place of the table for board_kick()? */
+bool board_is_kicked(const struct board *board, unsigned index);
 
 /* Serves the queues of the virtio device in this place of the table. */
 void board_kick(struct board *board, unsigned index);

@@ -190,7 +190,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     set_up_once();
     MUST(memory_create(RAM, &mem, NULL) == 0);
-    struct device *dev = virtio_blk_create(0, disk, mem, &irq);
+    struct device *dev = virtio_blk_create(0, disk, 1, mem, &irq);
     if (size > 0 && data[0] & 1)
         start(dev);
     for (size_t i = 0; i + 6 <= size && i < 6 * 400; i += 6)

@@ -137,12 +137,14 @@ void virtio_config_changed(struct device *dev)
         raise_interrupt(v, INTERRUPT_CONFIG);
 }
 
-static void kick_later(struct virtio *v)
+void virtio_kick_later(struct device *dev)
 {
+    struct virtio *v = (struct virtio *)dev;
+
     if (v->kick_fd >= 0)
         (void)eventfd_write(v->kick_fd, 1);
     else
-        virtio_kick(&v->dev);
+        virtio_kick(dev);
 }
 
 /* 2.1.2: the driver must reset a device it has confused. */
@@ -155,10 +157,17 @@ static void needs_reset(struct virtio *v)
         raise_interrupt(v, INTERRUPT_CONFIG);
 }
 
+static void quiesce(struct virtio *v)
+{
+    if (v->ops->quiesce != NULL)
+        v->ops->quiesce(v->device);
+}
+
 static void transport_reset(struct device *dev)
 {
     struct virtio *v = (struct virtio *)dev;
 
+    quiesce(v);
     v->driver_features = 0;
     v->device_features_sel = 0;
     v->driver_features_sel = 0;
@@ -249,12 +258,13 @@ static void write_status(struct virtio *v, uint32_t value)
         value &= ~(uint32_t)STATUS_FEATURES_OK;
     v->status = (value & 0xff) | (v->status & STATUS_NEEDS_RESET);
     if ((v->status & STATUS_DRIVER_OK) != 0)
-        kick_later(v);
+        virtio_kick_later(&v->dev);
 }
 
 static void write_queue_ready(struct virtio *v, struct virtq *q, uint32_t value)
 {
     if (value == 0) {
+        quiesce(v);
         virtq_reset(q);
         return;
     }
@@ -336,7 +346,7 @@ static void transport_write(struct device *dev, uint64_t offset, unsigned size, 
         v->queue_sel = value;
         break;
     case VIRTIO_QUEUE_NOTIFY: /* reached where KVM does not take the ioeventfd */
-        kick_later(v);
+        virtio_kick_later(&v->dev);
         break;
     case REG_INTERRUPT_ACK:
         v->interrupt_status &= ~value;
@@ -350,6 +360,74 @@ static void transport_write(struct device *dev, uint64_t offset, unsigned size, 
     }
 }
 
+/* ---- queues ---- */
+
+/* Of a queue that chains may be taken from, or NULL. */
+static struct virtq *live_queue(struct virtio *v, unsigned index)
+{
+    struct virtq *q = &v->queues[index];
+
+    if (!virtio_is_running(&v->dev) || !q->ready)
+        return NULL;
+    q->event_index = (v->driver_features & FEATURE_EVENT_IDX) != 0;
+    return q;
+}
+
+bool virtio_take(struct device *dev, unsigned queue, struct virtq_chain *out)
+{
+    struct virtio *v = (struct virtio *)dev;
+    struct virtq *q = live_queue(v, queue);
+
+    if (q == NULL)
+        return false;
+    int r = virtq_pop(q, v->mem, out);
+    if (r == 0 && virtq_arm(q, v->mem))
+        r = virtq_pop(q, v->mem, out);
+    if (r < 0)
+        needs_reset(v);
+    return r > 0;
+}
+
+bool virtio_arm(struct device *dev)
+{
+    struct virtio *v = (struct virtio *)dev;
+    bool more = false;
+
+    for (unsigned i = 0; i < v->ops->queue_count; i++) {
+        struct virtq *q = live_queue(v, i);
+        more = (q != NULL && virtq_arm(q, v->mem)) || more;
+    }
+    return more;
+}
+
+unsigned virtio_give(struct device *dev, unsigned queue, uint16_t head, uint32_t written)
+{
+    struct virtio *v = (struct virtio *)dev;
+    struct virtq *q = &v->queues[queue];
+
+    virtq_push(q, v->mem, head, written);
+    return (uint16_t)(q->next_used - q->signalled);
+}
+
+void virtio_signal(struct device *dev)
+{
+    struct virtio *v = (struct virtio *)dev;
+    bool wanted = false;
+
+    for (unsigned i = 0; i < v->ops->queue_count; i++) {
+        struct virtq *q = &v->queues[i];
+        if (q->next_used != q->signalled)
+            wanted = virtq_wants_interrupt(q, v->mem) || wanted;
+    }
+    if (wanted)
+        raise_interrupt(v, INTERRUPT_USED);
+}
+
+void virtio_break(struct device *dev)
+{
+    needs_reset((struct virtio *)dev);
+}
+
 static bool can_serve(const struct virtio *v, unsigned index)
 {
     return v->ops->can_serve == NULL || v->ops->can_serve(v->device, index);
@@ -357,13 +435,14 @@ static bool can_serve(const struct virtio *v, unsigned index)
 
 static void serve_queue(struct virtio *v, unsigned index)
 {
-    struct virtq *q = &v->queues[index];
+    struct virtq *q = live_queue(v, index);
     struct virtq_chain chain;
     bool served = false;
     unsigned n;
     int r = 0;
 
-    q->event_index = (v->driver_features & FEATURE_EVENT_IDX) != 0;
+    if (q == NULL)
+        return;
     /* At most one ring's worth a call: a guest cannot keep the thread here. */
     for (n = 0; n < q->size; n++) {
         uint32_t written = 0;
@@ -384,7 +463,7 @@ static void serve_queue(struct virtio *v, unsigned index)
     if (r < 0)
         needs_reset(v);
     else if (n == q->size && virtq_arm(q, v->mem) && v->kick_fd >= 0)
-        kick_later(v);
+        virtio_kick_later(&v->dev);
     if (served && virtq_wants_interrupt(q, v->mem))
         raise_interrupt(v, INTERRUPT_USED);
 }
@@ -393,12 +472,8 @@ void virtio_kick(struct device *dev)
 {
     struct virtio *v = (struct virtio *)dev;
 
-    for (unsigned i = 0; i < v->ops->queue_count; i++) {
-        if (!virtio_is_running(dev))
-            return;
-        if (v->queues[i].ready)
-            serve_queue(v, i);
-    }
+    for (unsigned i = 0; i < v->ops->queue_count; i++)
+        serve_queue(v, i);
 }
 
 static void transport_save(struct device *dev, struct state_writer *w)
@@ -471,7 +546,8 @@ static int load_transport(struct virtio *v, struct state_record *record, struct 
     v->interrupt_status = state_get_u32(record);
     uint32_t queue_count = state_get_u32(record);
 
-    if (device_id != v->ops->device_id || queue_count != v->ops->queue_count)
+    /* One of fewer queues was saved by a device that had no more: the rest is new. */
+    if (device_id != v->ops->device_id || queue_count > v->ops->queue_count)
         return error_corrupt(err, "the device state has another device than %s in slot %u",
                              v->ops->name, v->dev.instance);
     for (unsigned i = 0; i < queue_count; i++)
@@ -507,13 +583,18 @@ static int transport_restore(struct device *dev, const void *state, size_t lengt
     return r;
 }
 
+static void transport_quiesce(struct device *dev)
+{
+    quiesce((struct virtio *)dev);
+}
+
 /* A kick may be waiting that the saved machine had not seen, and an interrupt
  * may have been acknowledged by nobody: do both again, once too often is legal. */
 static void transport_resume(struct device *dev)
 {
     struct virtio *v = (struct virtio *)dev;
 
-    kick_later(v);
+    virtio_kick_later(&v->dev);
     if (v->interrupt_status != 0)
         irq_line_raise(&v->irq);
 }
@@ -537,6 +618,7 @@ static const struct device_ops transport_ops = {
     .read = transport_read,
     .write = transport_write,
     .reset = transport_reset,
+    .quiesce = transport_quiesce,
     .save = transport_save,
     .restore = transport_restore,
     .resume = transport_resume,

@@ -14,6 +14,7 @@
 #include "vmm/net/net.h"
 #include "vmm/vsock/vsock.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #define VIRTIO_QUEUES_MAX 4u
@@ -47,6 +48,10 @@ struct virtio_ops {
     size_t config_bytes;
     /* The driver writes into it; within config_bytes, size 1, 2 or 4. May be NULL. */
     void (*write_config)(void *device, uint64_t offset, unsigned size, uint32_t value);
+    /* For devices that take chains themselves: waits until all are given back, and may let
+     * go of the device lock meanwhile. No chain is taken until it has returned. Called
+     * before queues change and before a reset. May be NULL. */
+    void (*quiesce)(void *device);
     void (*reset)(void *device);
     void (*save)(void *device, uint16_t slot, struct state_writer *w);
     int (*restore)(void *device, uint16_t slot, const void *state, size_t length,
@@ -89,13 +94,50 @@ uint16_t virtio_queue_offered(const struct device *transport, unsigned queue);
 /* As virtq_watch(), for a queue that is being served. */
 uint16_t virtio_queue_watch(struct device *transport, unsigned queue);
 
+/*
+ * For devices that serve chains in their own time and threads, whose can_serve() says
+ * false. Device lock held for each; between take and give it need not be.
+ */
+
+/* Takes the next chain of a queue. False: there is none, and the driver will kick when
+ * there is (or the driver has broken the queue, and was told). */
+bool virtio_take(struct device *transport, unsigned queue, struct virtq_chain *out);
+
+/* Asks the driver to kick for the next chain of any queue, though virtio_take() has not
+ * said false. True: there is a chain already. */
+bool virtio_arm(struct device *transport);
+
+/* Gives a chain back. Returns how many of the queue the driver has not been told of. */
+unsigned virtio_give(struct device *transport, unsigned queue, uint16_t head, uint32_t written);
+
+/* Tells the driver of all that was given back, as far as it wants to know. */
+void virtio_signal(struct device *transport);
+
+/* The driver broke the device's protocol. */
+void virtio_break(struct device *transport);
+
+/* Brings about a kick, by the eventfd if there is one. */
+void virtio_kick_later(struct device *transport);
+
 /* ---- devices ---- */
 
 struct disk;
 
-/* A block device over disk (borrowed): virtio 1.2, 5.2. mem is borrowed. */
-struct device *virtio_blk_create(uint16_t slot, struct disk *disk, struct memory *mem,
-                                 const struct irq_line *irq);
+/* A block device over disk (borrowed): virtio 1.2, 5.2. mem is borrowed. It has so many
+ * queues, 1..VIRTIO_QUEUES_MAX. Whoever kicks it serves it. */
+struct device *virtio_blk_create(uint16_t slot, struct disk *disk, unsigned queues,
+                                 struct memory *mem, const struct irq_line *irq);
+
+/* Has the device be served by threads that call virtio_blk_work(), any number at once:
+ * each does requests as long as there are some, without the device lock for what takes
+ * time. The device is held at first. device_lock is borrowed; the kick's eventfd was set
+ * before. */
+void virtio_blk_use_threads(struct device *transport, pthread_mutex_t *device_lock);
+void virtio_blk_work(struct device *transport); /* device lock not held */
+
+/* While a block device is held no request is begun; when this returns none is under way.
+ * Device lock held, but not throughout. */
+void virtio_blk_hold(struct device *transport, bool held);
 
 /* An entropy source fed by getrandom(2): virtio 1.2, 5.4. */
 struct device *virtio_rng_create(uint16_t slot, struct memory *mem, const struct irq_line *irq);

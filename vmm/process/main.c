@@ -94,6 +94,8 @@ void process_free_board(struct process *p)
 static int watch_kicks(struct process *p, struct error *err)
 {
     for (unsigned i = 0; i < p->board->virtio_count; i++) {
+        if (!board_is_kicked(p->board, i))
+            continue;
         p->kick_watches[i] = (struct watch){.kind = WATCH_KICK, .index = i};
         int r = process_watch(p, p->board->kick_fds[i], &p->kick_watches[i], EPOLLIN);
         if (r < 0)

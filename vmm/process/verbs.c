@@ -147,6 +147,7 @@ static void free_job(struct save_job *job)
 /* The part that stops the guest. */
 static int begin_job(struct process *p, struct save_job *job, struct error *err)
 {
+    board_hold_disks(p->board); /* the guest goes on meanwhile, unless it needs one */
     uint64_t before = clock_monotonic_ns();
 
     if (!p->paused)
@@ -238,10 +239,7 @@ static int rebase_disks(struct process *p, const struct manifest *m, struct erro
                               : space_open(p->store, &entry->root, entry->size_bytes, &space, err);
         if (r < 0)
             return r;
-        /* vCPU threads serve a queue themselves when the driver starts it. */
-        pthread_mutex_lock(&p->board->device_lock);
         disk_rebase(p->board->disks[i], space);
-        pthread_mutex_unlock(&p->board->device_lock);
     }
     return 0;
 }

@@ -42,7 +42,7 @@ static int set_up_disk(void **state, bool read_only)
          &err);
     driver_init(&g->d);
     struct irq_line irq = irq_probe_line(&g->d.irq, 16);
-    g->d.dev = virtio_blk_create(0, g->disk, g->d.mem, &irq);
+    g->d.dev = virtio_blk_create(0, g->disk, 1, g->d.mem, &irq);
     driver_start(&g->d, QUEUE, 0);
     *state = g;
     return 0;
