@@ -25,10 +25,8 @@ static const struct command *const images[] = {
 };
 
 static const struct command *const inside[] = {
-    &command_mount,
-    &command_umount,
-    &command_export,
-    NULL,
+    &command_cat,    &command_tree, &command_find_files, &command_mount, &command_umount,
+    &command_export, NULL,
 };
 
 static const struct command *const store[] = {

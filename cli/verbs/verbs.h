@@ -7,6 +7,7 @@
 #include "cli/command.h"
 
 extern const struct command command_balloon;
+extern const struct command command_cat;
 extern const struct command command_clone;
 extern const struct command command_console;
 extern const struct command command_df;
@@ -14,6 +15,7 @@ extern const struct command command_diff;
 extern const struct command command_doctor;
 extern const struct command command_events;
 extern const struct command command_export;
+extern const struct command command_find_files;
 extern const struct command command_gc;
 extern const struct command command_help;
 extern const struct command command_history;
@@ -38,6 +40,7 @@ extern const struct command command_send;
 extern const struct command command_stop;
 extern const struct command command_tag;
 extern const struct command command_top;
+extern const struct command command_tree;
 extern const struct command command_umount;
 extern const struct command command_untag;
 extern const struct command command_verify;

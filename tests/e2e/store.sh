@@ -21,6 +21,11 @@ put "$kernel" $((0x202)) 'HdrS'
 mkdir -p "$work/files/etc"
 echo 'version one' >"$work/files/etc/motd"
 head -c 3M /dev/urandom >"$work/files/noise"
+ln -s /etc/motd "$work/files/absolute"
+ln -s ../../../../etc/passwd "$work/files/etc/out"
+ln -s loop "$work/files/etc/loop"
+mkdir -p "$work/files/srv/a:b"
+echo 'colons' >"$work/files/srv/a:b/c:d"
 PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -d "$work/files" "$work/one.raw" 32M
 cp "$work/one.raw" "$work/two.raw"
 head -c 12288 /dev/urandom | dd of="$work/two.raw" bs=4096 seek=5000 conv=notrunc status=none
@@ -74,6 +79,56 @@ must stasis untag team/app
 expect_exit 10 stasis untag team/app
 expect_exit 3 stasis untag base:2 nothing:1
 expect_exit 0 stasis tag base:1 base:2
+
+# ---- inside, without a mount ----
+
+expect "cat prints a file" 'version one' "$(stasis cat base:1:/etc/motd)"
+expect "by its partition, too" 'version one' "$(stasis cat base:1:p0/etc/motd)"
+expect "and by its disk" 'version one' "$(stasis cat base:1:disk0/p0/etc/motd)"
+expect "links stay inside" 'version one' "$(stasis cat base:1:/absolute)"
+expect "names may have colons" 'colons' "$(stasis cat "base:1:/srv/a:b/c:d")"
+expect "several in order" $'version one\ncolons' "$(stasis cat base:1:/etc/motd "$id:/srv/a:b/c:d")"
+expect_true "a large one as it is" cmp "$work/files/noise" <(stasis cat base:1:/noise)
+expect_true "what a mount has beside files" json '.config.vcpus == 2' < <(stasis cat base:1:manifest.json)
+expect_exit 10 stasis cat base:1:/etc/none
+expect_like "and what to do" '*hint: stasis tree base:1:*' "$said"
+expect_exit 10 stasis cat base:1:/etc/motd/none
+expect_exit 10 stasis cat base:1:/etc/out
+expect_exit 10 stasis cat base:1:/../../../../../../etc/passwd
+expect_exit 1 stasis cat base:1:/etc/loop
+expect_exit 2 stasis cat base:1:/etc
+expect_exit 10 stasis cat none:/etc/motd
+expect "find goes by name" $'/etc/motd' "$(stasis find base:1:/ --name 'mo*')"
+expect "and by type" $'/absolute\n/etc/loop\n/etc/out' "$(stasis find base:1:/ --type l)"
+expect "nothing found is an empty array" '[]' "$(stasis find base:1:/ --name none --json)"
+expect_true "find --json tells all" json '.[0] | .path == "/etc/motd" and .bytes == 12 and
+    .type == "file" and .mode == 420 and .target == null and (.modified | test("Z$"))' \
+    < <(stasis find base:1:/etc --name motd --json)
+expect "tree draws" $'base:1:/etc\n|-- loop -> loop\n|-- motd\n`-- out -> ../etc/passwd' \
+    "$(stasis tree base:1:/etc)"
+expect_like "tree of a checkpoint" '*disk0.raw*manifest.json*' "$(stasis tree base:1 --depth 1)"
+expect_true "tree --json" json 'map(.path) | sort == ["/srv/a:b", "/srv/a:b/c:d"]' \
+    < <(stasis tree base:1:/srv --json)
+
+# Two file systems: the one with an /etc is meant.
+truncate -s 80M "$work/parted.raw"
+printf 'label: dos\nstart=1MiB,size=32MiB\nstart=40MiB,size=32MiB\n' |
+    PATH=$PATH:/usr/sbin:/sbin sfdisk -q "$work/parted.raw"
+mkdir "$work/data"
+echo 'data' >"$work/data/here"
+PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -d "$work/data" "$work/data.raw" 32M
+dd if="$work/data.raw" of="$work/parted.raw" bs=1M seek=1 conv=notrunc status=none
+dd if="$work/one.raw" of="$work/parted.raw" bs=1M seek=40 conv=notrunc status=none
+must stasis import parted:1 --kernel "$kernel" --disk "$work/parted.raw" -q
+expect "the root file system" 'version one' "$(stasis cat parted:1:/etc/motd)"
+expect "another one" 'data' "$(stasis cat parted:1:p1/here)"
+must stasis import parted:2 --kernel "$kernel" --disk "$work/data.raw" --disk "$work/data.raw" -q
+expect_exit 2 stasis cat parted:2:/here
+expect_like "which one is to be said" '*parted:2:disk0/p0/here*' "$said"
+expect "as that" 'data' "$(stasis cat parted:2:disk1/p0/here)"
+must stasis untag parted:1
+must stasis untag parted:2
+must stasis gc --yes
 
 # ---- differences ----
 
