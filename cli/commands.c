@@ -34,10 +34,8 @@ static const struct command *const store[] = {
 };
 
 static const struct command *const program[] = {
-    &command_help,
-    &command_version,
-    &command_machine_process,
-    NULL,
+    &command_completion,      &command_help,     &command_version,
+    &command_machine_process, &command_complete, NULL,
 };
 
 const struct command_group command_groups[] = {

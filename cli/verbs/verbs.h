@@ -9,6 +9,8 @@
 extern const struct command command_balloon;
 extern const struct command command_cat;
 extern const struct command command_clone;
+extern const struct command command_complete;
+extern const struct command command_completion;
 extern const struct command command_console;
 extern const struct command command_df;
 extern const struct command command_diff;

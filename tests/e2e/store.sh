@@ -130,6 +130,30 @@ must stasis untag parted:1
 must stasis untag parted:2
 must stasis gc --yes
 
+# ---- completion ----
+
+# What bash does at the end of a command line.
+complete_line() {
+    COMP_LINE=$1 COMP_POINT=${#1}
+    compopt() { :; }
+    # shellcheck source=/dev/null
+    source <(stasis completion bash)
+    _stasis
+    echo "${COMPREPLY[*]}"
+}
+
+expect "completion of a verb" 'images' "$(complete_line 'stasis ima')"
+expect "of an option" '--blocks' "$(complete_line 'stasis diff --bl')"
+expect "of an image behind its colon" '1 2 3' "$(complete_line 'stasis run base:')"
+expect "of a name" 'base:1 base:2 base:3' "$(complete_line 'stasis inspect ba')"
+for shell in bash zsh fish; do
+    stasis completion "$shell" >"$work/script"
+    if command -v "$shell" >/dev/null; then
+        expect_true "$shell takes its script" "$shell" -n "$work/script"
+    fi
+done
+expect_exit 2 stasis completion csh
+
 # ---- differences ----
 
 expect "diff tells where" 'disk0 20480000 12288' "$(stasis diff base:1 base:3 --json |
