@@ -52,6 +52,16 @@ static int check_memory(uint64_t bytes, struct error *err)
     return -EINVAL;
 }
 
+static enum cpu_baseline cpu_from(const struct arguments *args, enum cpu_baseline fallback)
+{
+    const char *name = arguments_text(args, "cpu", cpu_baseline_names[fallback]);
+    unsigned i = 0;
+
+    while (strcmp(cpu_baseline_names[i], name) != 0) /* the parser knows the choices */
+        i++;
+    return (enum cpu_baseline)i;
+}
+
 int cold_request_from(const struct arguments *args, struct cold_request *out, struct error *err)
 {
     const struct option_value *disks = arguments_value(args, "disk");
@@ -63,6 +73,7 @@ int cold_request_from(const struct arguments *args, struct cold_request *out, st
         .disk_count = disks->count,
         .memory_bytes = arguments_number(args, "memory", COLD_MEMORY_BYTES),
         .vcpus = (uint32_t)arguments_number(args, "cpus", 1),
+        .cpu = cpu_from(args, CPU_BASELINE_HOST),
     };
     int r;
 
@@ -297,6 +308,7 @@ int cold_ingest(struct cli *cli, const struct cold_request *request, struct dige
     manifest->kind = CHECKPOINT_COLD;
     manifest->created_us = clock_wall_us();
     manifest->config.vcpus = request->vcpus;
+    manifest->config.cpu = request->cpu;
     manifest->config.memory_bytes = request->memory_bytes;
     manifest->config.disk_count = (uint32_t)request->disk_count;
     manifest->config.rng = true;
@@ -328,6 +340,7 @@ static int apply_options(const struct arguments *args, struct machine_config *co
 
     config->memory_bytes = arguments_number(args, "memory", config->memory_bytes);
     config->vcpus = (uint32_t)arguments_number(args, "cpus", config->vcpus);
+    config->cpu = cpu_from(args, config->cpu);
     if ((r = check_memory(config->memory_bytes, err)) < 0 || (r = check_cmdline(cmdline, err)) < 0)
         return r;
     /* cmdline may be the config's own. */
@@ -343,7 +356,7 @@ int cold_reconfigure(struct cli *cli, const struct arguments *args, struct diges
     _cleanup_free_ struct manifest *manifest = calloc(1, sizeof(*manifest));
 
     if (!arguments_has(args, "memory") && !arguments_has(args, "cpus") &&
-        !arguments_has(args, "cmdline"))
+        !arguments_has(args, "cpu") && !arguments_has(args, "cmdline"))
         return 0;
     if (manifest == NULL)
         return error_errno(err, ENOMEM, "cannot change the configuration");
@@ -353,7 +366,7 @@ int cold_reconfigure(struct cli *cli, const struct arguments *args, struct diges
     if (manifest->kind == CHECKPOINT_WARM) {
         error_set(err, STATUS_USAGE, EINVAL,
                   "a running machine was saved there: its memory, CPUs and command line are fixed");
-        error_hint(err, "leave out --memory, --cpus and --cmdline");
+        error_hint(err, "leave out --memory, --cpus, --cpu and --cmdline");
         return -EINVAL;
     }
     if ((r = apply_options(args, &manifest->config, err)) < 0)

@@ -40,9 +40,17 @@
      .min = LAYOUT_MEMORY_MIN,                                                                     \
      .max = LAYOUT_MEMORY_MAX,                                                                     \
      .help = "RAM, like 1G (default: 512M)"},                                                      \
+        {.name = "cpus",                                                                           \
+         .letter = 'c',                                                                            \
+         .type = OPTION_NUMBER,                                                                    \
+         .value = "N",                                                                             \
+         .min = 1,                                                                                 \
+         .max = MANIFEST_VCPUS_MAX,                                                                \
+         .help = "virtual CPUs (default: 1)"},                                                     \
     {                                                                                              \
-        .name = "cpus", .letter = 'c', .type = OPTION_NUMBER, .value = "N", .min = 1,              \
-        .max = MANIFEST_VCPUS_MAX, .help = "virtual CPUs (default: 1)"                             \
+        .name = "cpu", .type = OPTION_CHOICE, .value = "LEVEL", .choices = cpu_baseline_names,     \
+        .help = "what they offer: host: all that this host has (default); v2, v3: that level of "  \
+                "x86-64, to go on wherever it is reached"                                          \
     }
 
 /* What to make a checkpoint of. Strings are borrowed. */
@@ -54,12 +62,13 @@ struct cold_request {
     size_t disk_count;
     uint64_t memory_bytes;
     uint32_t vcpus;
+    enum cpu_baseline cpu;
     const char *image; /* name it so, or NULL */
     const char *tag;
     bool replace_tag;
 };
 
-/* Reads and checks --kernel, --initrd, --cmdline, --disk, --memory, --cpus. */
+/* Reads and checks --kernel, --initrd, --cmdline, --disk, --memory, --cpus, --cpu. */
 int cold_request_from(const struct arguments *args, struct cold_request *out, struct error *err);
 
 /* Is this the beginning of something that can be booted? 0, or STATUS_USAGE
@@ -71,7 +80,7 @@ int cold_check_kernel(const void *head, size_t length, const char *name, struct 
 int cold_ingest(struct cli *cli, const struct cold_request *request, struct digest *id_out,
                 struct ingest_stats *stats_out, struct error *err);
 
-/* Where --memory, --cpus or --cmdline are given and differ from the checkpoint's:
+/* Where --memory, --cpus, --cpu or --cmdline are given and differ from the checkpoint's:
  * commits a checkpoint with these. STATUS_USAGE for a warm one, whose machine is
  * what it is. Else *id stays. */
 int cold_reconfigure(struct cli *cli, const struct arguments *args, struct digest *id,

@@ -19,6 +19,8 @@
 #define SPACE_BYTES_MAX (MAP_PAGES_MAX << STASIS_PAGE_SHIFT)
 #define CREATED_MAX_US INT64_C(253402300799999999) /* the last of the year 9999 */
 
+const char *const cpu_baseline_names[] = {"host", "v2", "v3", NULL};
+
 /* ---- spaces ---- */
 
 const struct manifest_space *manifest_space_find(const struct manifest *m, const char *name)
@@ -79,6 +81,8 @@ static int check_config(const struct machine_config *c, struct error *err)
         c->memory_bytes > SPACE_BYTES_MAX)
         return error_corrupt(err, "%" PRIu64 " bytes of memory, must be a multiple of %u",
                              c->memory_bytes, STASIS_PAGE_SIZE);
+    if ((unsigned)c->cpu > CPU_BASELINE_V3)
+        return error_corrupt(err, "no CPU baseline has the number %d", (int)c->cpu);
     if (c->disk_count > MANIFEST_DISKS_MAX)
         return error_corrupt(err, "%u disks, a machine has up to %d", c->disk_count,
                              MANIFEST_DISKS_MAX);
@@ -93,6 +97,28 @@ static int check_config(const struct machine_config *c, struct error *err)
         if ((unsigned char)c->cmdline[i] < ' ')
             return error_corrupt(err, "kernel command line with the control character %#x",
                                  c->cmdline[i]);
+    return 0;
+}
+
+/* Names with one space between them. */
+static int check_cpu_features(const struct manifest *m, struct error *err)
+{
+    const char *text = m->cpu_features;
+
+    if (strnlen(text, sizeof(m->cpu_features)) > MANIFEST_CPU_FEATURES_MAX)
+        return error_corrupt(err, "too many CPU features");
+    if (text[0] != '\0' && m->kind == CHECKPOINT_COLD)
+        return error_corrupt(err, "a cold checkpoint needs no CPU features");
+    while (text[0] != '\0') {
+        size_t length = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789._-");
+        if (length == 0 || length > MANIFEST_CPU_FEATURE_NAME_MAX)
+            return error_corrupt(err, "a CPU feature has no valid name");
+        text += length;
+        if (text[0] == ' ' && text[1] != '\0')
+            text++;
+        else if (text[0] != '\0')
+            return error_corrupt(err, "a CPU feature has no valid name");
+    }
     return 0;
 }
 
@@ -157,7 +183,7 @@ int manifest_check(const struct manifest *m, struct error *err)
     else if (m->created_us < 0 || m->created_us > CREATED_MAX_US)
         r = error_corrupt(err, "time of creation %" PRId64 " us is out of range", m->created_us);
     else if ((r = check_config(&m->config, err)) == 0 && (r = check_spaces(m, err)) == 0 &&
-             (r = check_disks(m, err)) == 0)
+             (r = check_disks(m, err)) == 0 && (r = check_cpu_features(m, err)) == 0)
         r = check_warmth(m, err);
     if (r < 0)
         error_prefix(err, "manifest");
@@ -240,6 +266,8 @@ json_t *machine_config_to_json(const struct machine_config *config)
     if (config->balloon)
         set(object, "balloon", json_true(), &failed);
     set(object, "cmdline", json_string(config->cmdline), &failed);
+    if (config->cpu != CPU_BASELINE_HOST)
+        set(object, "cpu", json_string(cpu_baseline_names[config->cpu]), &failed);
     set(object, "disks", disks_to_json(config), &failed);
     set(object, "memory_bytes", u64_to_json(config->memory_bytes), &failed);
     if (config->net_count > 0)
@@ -275,6 +303,20 @@ static json_t *state_to_json(const struct manifest *m)
     return object_or_null(object, failed);
 }
 
+static json_t *cpu_features_to_json(const struct manifest *m)
+{
+    json_t *array = json_array();
+    int failed = 0;
+
+    for (const char *text = m->cpu_features; text[0] != '\0';) {
+        size_t length = strcspn(text, " ");
+        if (json_array_append_new(array, json_stringn(text, length)) != 0)
+            failed = 1;
+        text += length + (text[length] == ' ');
+    }
+    return object_or_null(array, failed);
+}
+
 static json_t *manifest_to_json(const struct manifest *m)
 {
     char created[CLOCK_RFC3339_SIZE];
@@ -283,6 +325,8 @@ static json_t *manifest_to_json(const struct manifest *m)
 
     set(object, "compat", json_array(), &failed);
     set(object, "config", machine_config_to_json(&m->config), &failed);
+    if (m->cpu_features[0] != '\0')
+        set(object, "cpu_features", cpu_features_to_json(m), &failed);
     set(object, "created", json_string(clock_rfc3339(m->created_us, created)), &failed);
     set(object, "incompat", json_array(), &failed);
     set(object, "kind", json_string(m->kind == CHECKPOINT_WARM ? "warm" : "cold"), &failed);
@@ -431,6 +475,46 @@ static int get_vsock(const json_t *value, bool *out, struct error *err)
     return 0;
 }
 
+/* Absent where it is the host's. */
+static int get_cpu(const json_t *value, enum cpu_baseline *out, struct error *err)
+{
+    const char *name = json_string_value(value);
+
+    if (value == NULL)
+        return 0;
+    for (unsigned i = CPU_BASELINE_HOST + 1; name != NULL && cpu_baseline_names[i] != NULL; i++)
+        if (strcmp(name, cpu_baseline_names[i]) == 0) {
+            *out = (enum cpu_baseline)i;
+            return 0;
+        }
+    return wrong(err, "cpu", "a CPU baseline this program knows");
+}
+
+/* Absent where there are none. */
+static int get_cpu_features(const json_t *array, struct manifest *m, struct error *err)
+{
+    size_t used = 0;
+
+    if (array == NULL)
+        return 0;
+    size_t count = json_array_size(array);
+    if (count == 0)
+        return wrong(err, "cpu_features", "an array of names");
+    for (size_t i = 0; i < count; i++) {
+        const json_t *name = json_array_get(array, i);
+        size_t length = json_string_length(name);
+        if (length == 0 || strlen(json_string_value(name)) != length ||
+            strchr(json_string_value(name), ' ') != NULL ||
+            used + length + 1 > MANIFEST_CPU_FEATURES_MAX)
+            return wrong(err, "cpu_features", "an array of names");
+        if (used > 0)
+            m->cpu_features[used++] = ' ';
+        memcpy(m->cpu_features + used, json_string_value(name), length);
+        used += length;
+    }
+    return 0;
+}
+
 int machine_config_from_json(const json_t *json, struct machine_config *out, struct error *err)
 {
     const json_t *cmdline = json_object_get(json, "cmdline");
@@ -444,6 +528,7 @@ int machine_config_from_json(const json_t *json, struct machine_config *out, str
     if ((r = get_u32(json, "vcpus", &c.vcpus, err)) < 0 ||
         (r = get_u64(json, "memory_bytes", SPACE_BYTES_MAX, &c.memory_bytes, err)) < 0 ||
         (r = get_bool(json, "rng", &c.rng, err)) < 0 ||
+        (r = get_cpu(json_object_get(json, "cpu"), &c.cpu, err)) < 0 ||
         (r = get_disks(json_object_get(json, "disks"), &c, err)) < 0 ||
         (r = get_nets(json_object_get(json, "net"), &c, err)) < 0 ||
         (r = get_vsock(json_object_get(json, "vsock"), &c.vsock, err)) < 0 ||
@@ -606,7 +691,8 @@ static int decode(json_t *json, struct manifest *m, struct error *err)
     if ((r = check_features(json, err)) < 0 || (r = get_kind_and_time(json, m, err)) < 0 ||
         (r = machine_config_from_json(json_object_get(json, "config"), &m->config, err)) < 0 ||
         (r = get_spaces(json_object_get(json, "spaces"), m, err)) < 0 ||
-        (r = get_optional(json, m, err)) < 0)
+        (r = get_optional(json, m, err)) < 0 ||
+        (r = get_cpu_features(json_object_get(json, "cpu_features"), m, err)) < 0)
         return r;
     return check_understood(json, m, err);
 }

@@ -23,6 +23,8 @@
 #define MANIFEST_NETS_MAX 4 /* virtio-net devices of one machine */
 #define MANIFEST_MAC_SIZE 6u
 #define MANIFEST_MAC_TEXT_SIZE 18 /* "52:54:00:12:34:56" and its NUL */
+#define MANIFEST_CPU_FEATURES_MAX 4095
+#define MANIFEST_CPU_FEATURE_NAME_MAX 32
 #define MANIFEST_MAX_SIZE (1u << 20)
 
 /*
@@ -35,6 +37,17 @@ struct manifest_space {
     struct digest root;
 };
 
+/* What a machine's CPUs offer: all that the host has, or a level of the x86-64 psABI,
+ * which is the same on every host that reaches it. */
+enum cpu_baseline {
+    CPU_BASELINE_HOST,
+    CPU_BASELINE_V2,
+    CPU_BASELINE_V3,
+};
+
+/* "host", "v2", "v3", NULL: in the order of the enumeration. */
+extern const char *const cpu_baseline_names[];
+
 /* What the virtual machine is made of, in no host's terms. */
 struct machine_config {
     uint32_t vcpus;        /* 1..MANIFEST_VCPUS_MAX */
@@ -44,8 +57,9 @@ struct machine_config {
     struct {
         bool read_only;
     } disks[MANIFEST_DISKS_MAX];
-    bool rng;           /* has a virtio-rng device */
-    bool balloon;       /* has a virtio-balloon device */
+    bool rng;     /* has a virtio-rng device */
+    bool balloon; /* has a virtio-balloon device */
+    enum cpu_baseline cpu;
     uint32_t net_count; /* virtio-net devices; what they are connected to is the host's matter */
     struct {
         uint8_t mac[MANIFEST_MAC_SIZE]; /* of one station, not 0 */
@@ -69,6 +83,9 @@ struct manifest {
     bool has_state;      /* exactly when warm */
     struct digest state; /* blob: device-state records (imgfmt/state.h) */
     uint64_t state_bytes;
+    /* Of a warm one: CPU features that the guest has found and may use, so that it can
+     * go on only where they are; names with a space between two, or empty. */
+    char cpu_features[MANIFEST_CPU_FEATURES_MAX + 1];
 };
 
 /* The space of that name, or NULL. */
@@ -81,7 +98,8 @@ int manifest_space_set(struct manifest *m, const char *name, uint64_t size_bytes
  * What must hold of every manifest: ranges; memory, a page multiple, and device
  * state exactly when warm; for each disk of the config a space of whole sectors;
  * space names of [a-z][a-z0-9]*, each once; no control character in the command
- * line; MAC addresses of stations. -EBADMSG and what is wrong.
+ * line; MAC addresses of stations; CPU features, of names in [a-z0-9._-], only when
+ * warm. -EBADMSG and what is wrong.
  */
 int manifest_check(const struct manifest *m, struct error *err);
 

@@ -397,6 +397,17 @@ void board_free(struct board *board)
     free(board);
 }
 
+/* For checkpoints: it does not change while the machine runs. */
+static int list_cpu_features(struct board *board, struct error *err)
+{
+    return vm_cpu_features(board->vm, board->cpu_features, sizeof(board->cpu_features), err);
+}
+
+int board_check_cpu(struct board *board, const struct manifest *m, struct error *err)
+{
+    return vm_cpu_check(board->vm, m->config.cpu, m->cpu_features, err);
+}
+
 /* Reads a whole space into memory. *out stays NULL if the manifest has none. */
 static int read_space(struct store *store, const struct manifest *m, const char *name, void **out,
                       size_t *length_out, struct error *err)
@@ -439,8 +450,8 @@ int board_boot(struct board *board, struct store *store, const struct manifest *
     struct kvm_regs regs = {0};
     struct kvm_sregs sregs;
 
-    int r = read_space(store, m, "kernel", &kernel, &config.kernel_bytes, err);
-    if (r < 0)
+    int r = board_check_cpu(board, m, err);
+    if (r < 0 || (r = read_space(store, m, "kernel", &kernel, &config.kernel_bytes, err)) < 0)
         return r;
     if (kernel == NULL)
         return error_set(err, STATUS_FAILED, ENOEXEC, "the checkpoint has no kernel to boot");
@@ -453,7 +464,8 @@ int board_boot(struct board *board, struct store *store, const struct manifest *
         return r;
     board->vmgenid->ops->reset(board->vmgenid);
     boot_set_registers(&entry, &regs, &sregs);
-    return vm_prepare_boot(board->vm, &regs, &sregs, err);
+    r = vm_prepare_boot(board->vm, board->config.cpu, &regs, &sregs, err);
+    return r < 0 ? r : list_cpu_features(board, err);
 }
 
 /* One more than can be busy for the guest's sake, so that a request which waits for the
@@ -651,6 +663,8 @@ int board_state_restore(struct board *board, const void *bytes, size_t length, b
     pthread_mutex_lock(&board->device_lock);
     if ((r = vm_state_restore(board->vm, bytes, length, &clock, err)) == 0)
         r = each_device(board, restore_device, &restore);
+    if (r == 0)
+        r = list_cpu_features(board, err);
     if (r == 0) {
         board->wall_offset_us = wall_us - clock_wall_us();
         board->restored = true;

@@ -77,10 +77,11 @@ struct board {
     struct disk *disks[MANIFEST_DISKS_MAX];
     struct io_threads *disk_threads; /* serve the kicks of the first disk_count devices */
     struct board_net nets[MANIFEST_NETS_MAX];
-    struct device *vsock;          /* or NULL */
-    struct vsock_host *vsock_host; /* or NULL: nobody at the other end */
-    int64_t wall_offset_us;        /* guest's wall clock minus the host's */
-    bool restored;                 /* device state was put back and has not run since */
+    char cpu_features[MANIFEST_CPU_FEATURES_MAX + 1]; /* what the guest was told of */
+    struct device *vsock;                             /* or NULL */
+    struct vsock_host *vsock_host;                    /* or NULL: nobody at the other end */
+    int64_t wall_offset_us;                           /* guest's wall clock minus the host's */
+    bool restored; /* device state was put back and has not run since */
 };
 
 /*
@@ -96,6 +97,10 @@ void board_free(struct board *board);
 /* Connects the socket device, if there is one, to UNIX sockets named after path
  * (vmm/vsock/host.h). Before anything runs. */
 int board_open_vsock(struct board *board, const char *path, struct error *err);
+
+/* STATUS_HOST_CANNOT, with their names, if this host lacks CPU features that a machine
+ * needs that goes on from m. */
+int board_check_cpu(struct board *board, const struct manifest *m, struct error *err);
 
 /* Loads the kernel of the manifest and sets the first vCPU to it. */
 int board_boot(struct board *board, struct store *store, const struct manifest *m,

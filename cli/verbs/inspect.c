@@ -119,6 +119,19 @@ static int describe_parents(struct cli *cli, const struct digest *id, json_t *ou
     return 0;
 }
 
+/* What a host must have for the machine to go on. */
+static json_t *describe_cpu(const struct manifest *m)
+{
+    json_t *list = json_array();
+
+    for (const char *text = m->cpu_features; text[0] != '\0';) {
+        size_t length = strcspn(text, " ");
+        json_array_append_new(list, json_stringn(text, length));
+        text += length + (text[length] == ' ');
+    }
+    return list;
+}
+
 /* Names the catalogue has for the checkpoint: web@patched, debian:12. */
 static int describe_names(struct cli *cli, const struct digest *id, json_t *out, struct error *err)
 {
@@ -169,6 +182,7 @@ static int inspect_checkpoint(struct cli *cli, const struct digest *id, json_t *
     json_object_set_new(out, "created", output_time(m->created_us));
     json_object_set_new(out, "parent", m->has_parent ? output_id(&m->parent) : json_null());
     describe_hardware(m, out);
+    json_object_set_new(out, "cpu_features", describe_cpu(m));
     json_object_set_new(out, "spaces", describe_spaces(m, &usage));
     put_usage(out, usage.logical_bytes, usage.unique_bytes);
     if ((r = describe_names(cli, id, out, err)) < 0 ||

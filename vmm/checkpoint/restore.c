@@ -46,10 +46,9 @@ int restore_fresh(struct board *board, struct store *store, const struct manifes
     size_t length = 0;
     struct space *memory = NULL;
 
-    int r = read_state(store, m, &state, &length, err);
-    if (r < 0)
-        return r;
-    if ((r = open_space(store, m, "memory", &memory, err)) < 0)
+    int r = board_check_cpu(board, m, err);
+    if (r < 0 || (r = read_state(store, m, &state, &length, err)) < 0 ||
+        (r = open_space(store, m, "memory", &memory, err)) < 0)
         return r;
     r = space_size_bytes(memory) == board->memory->size_bytes
             ? space_each_page(memory, put_page, board->memory, err)
@@ -208,7 +207,8 @@ static int prepare(struct rollback *rb, const struct checkpoint_base *base,
     rb->differs = calloc(words, sizeof(*rb->differs));
     if (rb->dirty == NULL || rb->differs == NULL)
         return error_errno(err, ENOMEM, "cannot restore the machine");
-    if ((r = read_state(rb->store, &target->manifest, &rb->state, &rb->state_bytes, err)) < 0 ||
+    if ((r = board_check_cpu(rb->board, &target->manifest, err)) < 0 ||
+        (r = read_state(rb->store, &target->manifest, &rb->state, &rb->state_bytes, err)) < 0 ||
         (r = open_space(rb->store, &target->manifest, "memory", &rb->memory, err)) < 0)
         return r;
     if (space_size_bytes(rb->memory) != rb->board->memory->size_bytes)

@@ -286,6 +286,7 @@ static void describe(const struct save *save, struct manifest *m)
     m->parent = save->base.id;
     m->has_state = true;
     m->state_bytes = save->state.length;
+    memcpy(m->cpu_features, save->board->cpu_features, sizeof(m->cpu_features));
 }
 
 static int put_all(struct save *save, struct ingest *ingest, struct manifest *m, struct error *err)

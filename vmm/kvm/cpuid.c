@@ -4,6 +4,7 @@
  * firmware would have left. Intel SDM vol. 2A CPUID; AMD APM vol. 3 appendix E. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "vmm/kvm/features.h"
 #include "vmm/kvm/internal.h"
 
 #include <asm/kvm_para.h>
@@ -78,21 +79,91 @@ static void adjust_entry(struct kvm_cpuid_entry2 *e, unsigned apic_id, unsigned 
     }
 }
 
-int vcpu_cpuid_build(struct kvm_vm *vm, unsigned index, struct kvm_cpuid2 **out, struct error *err)
+struct kvm_cpuid2 *vcpu_cpuid_alloc(void)
 {
-    _cleanup_free_ struct kvm_cpuid2 *cpuid =
+    struct kvm_cpuid2 *cpuid =
         calloc(1, sizeof(*cpuid) + VCPU_CPUID_ENTRIES_MAX * sizeof(cpuid->entries[0]));
+
+    if (cpuid != NULL)
+        cpuid->nent = VCPU_CPUID_ENTRIES_MAX;
+    return cpuid;
+}
+
+/* What the host's KVM can offer. The caller frees. */
+static int host_cpuid(struct kvm_vm *vm, struct kvm_cpuid2 **out, struct error *err)
+{
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = vcpu_cpuid_alloc();
+
     if (cpuid == NULL)
-        return error_errno(err, ENOMEM, "cannot describe vCPU %u", index);
-    cpuid->nent = VCPU_CPUID_ENTRIES_MAX;
+        return error_errno(err, ENOMEM, "cannot describe the CPU");
     int r = kvm_ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid, "to tell the CPU features", err);
     if (r < 0)
         return r;
+    *out = steal_pointer(cpuid);
+    return 0;
+}
+
+/* CPUID for a vCPU of that baseline. The caller frees. */
+static int build_cpuid(struct kvm_vm *vm, unsigned index, enum cpu_baseline cpu,
+                       struct kvm_cpuid2 **out, struct error *err)
+{
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = NULL;
+
+    int r = host_cpuid(vm, &cpuid, err);
+    if (r < 0)
+        return r;
+    features_mask(cpuid, cpu);
     bool tsc_deadline = ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     for (uint32_t i = 0; i < cpuid->nent; i++)
         adjust_entry(&cpuid->entries[i], index, vm->vcpu_count, tsc_deadline);
     *out = steal_pointer(cpuid);
     return 0;
+}
+
+/* What the first vCPU has, whatever KVM was told. */
+static int effective_cpuid(struct kvm_vm *vm, struct kvm_cpuid2 **out, struct error *err)
+{
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = vcpu_cpuid_alloc();
+
+    if (cpuid == NULL)
+        return error_errno(err, ENOMEM, "cannot describe the CPU");
+    int r = kvm_ioctl(vm->vcpus[0].fd, KVM_GET_CPUID2, cpuid, "CPU features", err);
+    if (r < 0)
+        return r;
+    *out = steal_pointer(cpuid);
+    return 0;
+}
+
+/*
+ * Not every KVM can hide the CPU's features: then a vCPU has more than KVM says it
+ * supports. So a vCPU that has not run yet is given all there is, and asked.
+ */
+int vm_cpu_check(struct kvm_vm *vm, enum cpu_baseline cpu, const char *features, struct error *err)
+{
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = NULL;
+    _cleanup_free_ struct kvm_cpuid2 *effective = NULL;
+    const struct vcpu *vcpu = &vm->vcpus[0];
+
+    if (cpu == CPU_BASELINE_HOST && features[0] == '\0')
+        return 0;
+    int r = host_cpuid(vm, &cpuid, err);
+    if (r == 0 && !vcpu->has_thread)
+        r = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid, "the CPU features", err);
+    if (r < 0 || (r = effective_cpuid(vm, &effective, err)) < 0)
+        return r;
+    features_merge(cpuid, effective);
+    r = features_check(cpuid, features, err);
+    return r < 0 ? r : features_reach(cpuid, cpu, err);
+}
+
+int vm_cpu_features(struct kvm_vm *vm, char *out, size_t size, struct error *err)
+{
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = NULL;
+
+    int r = effective_cpuid(vm, &cpuid, err);
+    if (r == 0 && (r = features_list(cpuid, out, size)) < 0)
+        return error_errno(err, -r, "cannot list the CPU features");
+    return r;
 }
 
 int vm_get_sregs(struct kvm_vm *vm, struct kvm_sregs *out, struct error *err)
@@ -135,11 +206,11 @@ static int set_boot_lapic(struct vcpu *vcpu, struct error *err)
     return kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic, "the local APIC", err);
 }
 
-static int prepare_vcpu(struct vcpu *vcpu, struct error *err)
+static int prepare_vcpu(struct vcpu *vcpu, enum cpu_baseline cpu, struct error *err)
 {
     _cleanup_free_ struct kvm_cpuid2 *cpuid = NULL;
 
-    int r = vcpu_cpuid_build(vcpu->vm, vcpu->index, &cpuid, err);
+    int r = build_cpuid(vcpu->vm, vcpu->index, cpu, &cpuid, err);
     if (r < 0)
         return r;
     r = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid, "the CPU features", err);
@@ -150,14 +221,14 @@ static int prepare_vcpu(struct vcpu *vcpu, struct error *err)
     return set_boot_lapic(vcpu, err);
 }
 
-int vm_prepare_boot(struct kvm_vm *vm, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
-                    struct error *err)
+int vm_prepare_boot(struct kvm_vm *vm, enum cpu_baseline cpu, const struct kvm_regs *regs,
+                    const struct kvm_sregs *sregs, struct error *err)
 {
     struct kvm_regs boot_regs = *regs;
     struct kvm_sregs boot_sregs = *sregs;
 
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
-        int r = prepare_vcpu(&vm->vcpus[i], err);
+        int r = prepare_vcpu(&vm->vcpus[i], cpu, err);
         if (r < 0)
             return r;
     }

@@ -60,8 +60,8 @@ _Static_assert(offsetof(struct vcpu_msr_pair, entries) == offsetof(struct kvm_ms
 /* ioctl() that retries nothing and reports what failed. */
 int kvm_ioctl(int fd, unsigned long request, void *arg, const char *what, struct error *err);
 
-/* CPUID for vCPU `index` of `count` from what the host supports. The caller frees. */
-int vcpu_cpuid_build(struct kvm_vm *vm, unsigned index, struct kvm_cpuid2 **out, struct error *err);
+/* Room for a vCPU's CPUID, empty; NULL if out of memory. The caller frees. */
+struct kvm_cpuid2 *vcpu_cpuid_alloc(void);
 enum { VCPU_CPUID_ENTRIES_MAX = 256 };
 
 /* Thread body and control; vcpu.c */

@@ -9,6 +9,7 @@
 #define STASIS_VMM_KVM_KVM_H
 
 #include "base/error.h"
+#include "imgfmt/manifest.h"
 #include "imgfmt/state.h"
 #include "vmm/counters.h"
 #include "vmm/memory.h"
@@ -45,10 +46,20 @@ int vm_create(struct memory *mem, unsigned vcpus, const struct vm_exits *exits, 
               struct error *err);
 void vm_free(struct kvm_vm *vm); /* stops and joins the vCPU threads */
 
-/* For a fresh boot: CPUID, boot MSRs, local APIC lines, and the registers of
- * vCPU 0. Either this or vm_state_restore() comes before vm_start(). */
-int vm_prepare_boot(struct kvm_vm *vm, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
-                    struct error *err);
+/* For a fresh boot: CPUID of that baseline, boot MSRs, local APIC lines, and the
+ * registers of vCPU 0. Either this or vm_state_restore() comes before vm_start(). */
+int vm_prepare_boot(struct kvm_vm *vm, enum cpu_baseline cpu, const struct kvm_regs *regs,
+                    const struct kvm_sregs *sregs, struct error *err);
+
+/* The CPU features that the guest has been told of (vmm/kvm/features.h), once the
+ * vCPUs are made for a boot or restored. Waits for vCPU 0 to be parked. */
+int vm_cpu_features(struct kvm_vm *vm, char *out, size_t size, struct error *err);
+
+/* Can this host go on with what a checkpoint needs: a baseline, and a list of features
+ * that may be empty? STATUS_HOST_CANNOT with their names. Before vm_prepare_boot() or
+ * vm_state_restore(), or of a VM that is parked. */
+int vm_cpu_check(struct kvm_vm *vm, enum cpu_baseline cpu, const char *features, struct error *err);
+
 int vm_get_sregs(struct kvm_vm *vm, struct kvm_sregs *out, struct error *err);
 
 /* Starts the vCPU threads, parked. */

@@ -209,18 +209,11 @@ static int restore_tsc_khz(struct vcpu *vcpu, const void *bytes, size_t length, 
 
 /* ---- CPUID ---- */
 
-static struct kvm_cpuid2 *cpuid_alloc(void)
-{
-    return calloc(1, sizeof(struct kvm_cpuid2) +
-                         VCPU_CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
-}
-
 static int save_cpuid(struct vcpu *vcpu, struct state_writer *w, struct error *err)
 {
-    _cleanup_free_ struct kvm_cpuid2 *cpuid = cpuid_alloc();
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = vcpu_cpuid_alloc();
     if (cpuid == NULL)
         return error_errno(err, ENOMEM, "cannot save the CPU features");
-    cpuid->nent = VCPU_CPUID_ENTRIES_MAX;
     int r = kvm_ioctl(vcpu->fd, KVM_GET_CPUID2, cpuid, "CPU features", err);
     if (r < 0)
         return r;
@@ -267,10 +260,9 @@ static int set_cpuid(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid, struct error *
 {
     if (!vcpu->has_thread)
         return kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid, "the checkpoint's CPU features", err);
-    _cleanup_free_ struct kvm_cpuid2 *now = cpuid_alloc();
+    _cleanup_free_ struct kvm_cpuid2 *now = vcpu_cpuid_alloc();
     if (now == NULL)
         return error_errno(err, ENOMEM, "cannot restore the CPU features");
-    now->nent = VCPU_CPUID_ENTRIES_MAX;
     int r = kvm_ioctl(vcpu->fd, KVM_GET_CPUID2, now, "CPU features", err);
     if (r < 0 || same_cpuid(now, cpuid))
         return r;
@@ -282,7 +274,7 @@ static int set_cpuid(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid, struct error *
 static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
 {
     struct state_record record;
-    _cleanup_free_ struct kvm_cpuid2 *cpuid = cpuid_alloc();
+    _cleanup_free_ struct kvm_cpuid2 *cpuid = vcpu_cpuid_alloc();
     if (cpuid == NULL)
         return error_errno(err, ENOMEM, "cannot restore the CPU features");
 

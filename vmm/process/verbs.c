@@ -333,8 +333,8 @@ static bool same_hardware(const struct machine_config *a, const struct machine_c
 static int rebuild(struct process *p, const struct checkpoint_base *target, bool clock_host,
                    bool *changed_out, struct error *err)
 {
-    int r = restore_check(p->store, &target->manifest, err);
-    if (r < 0)
+    int r = board_check_cpu(p->board, &target->manifest, err);
+    if (r < 0 || (r = restore_check(p->store, &target->manifest, err)) < 0)
         return r;
     *changed_out = true;
     process_free_board(p);

@@ -8,6 +8,7 @@
 #include "guest/probe/layout.h"
 #include "guest/probe/pattern.h"
 #include "store/catalogue.h"
+#include "store/ingest.h"
 #include "vmm/control/client.h"
 #include "vmm/layout.h"
 
@@ -411,4 +412,22 @@ void *checkpoint_state(struct site *site, const char *reference, size_t *length_
         fail_msg("%s", err.message);
     store_close(store);
     return bytes;
+}
+
+void checkpoint_change(struct site *site, const char *reference, const char *machine,
+                       const char *name, void (*change)(struct manifest *m))
+{
+    struct store *store = open_store(site);
+    struct ingest *ingest = NULL;
+    struct manifest manifest;
+    struct digest id;
+    struct error err = ERROR_INIT;
+
+    read_manifest(store, reference, &manifest);
+    change(&manifest);
+    const struct ingest_commit commit = {.manifest = &manifest, .machine = machine, .name = name};
+    if (ingest_begin(store, &ingest, &err) < 0 || ingest_commit(ingest, &commit, &id, &err) < 0)
+        fail_msg("%s", err.message);
+    ingest_free(ingest);
+    store_close(store);
 }

@@ -173,6 +173,10 @@ void checkpoint_memory(struct site *site, const char *reference, uint64_t gpa, v
                        size_t length);
 /* The guest's counter in it. */
 uint64_t checkpoint_counter(struct site *site, const char *reference);
+/* Makes another checkpoint of the machine, with a manifest that was changed. */
+struct manifest;
+void checkpoint_change(struct site *site, const char *reference, const char *machine,
+                       const char *name, void (*change)(struct manifest *m));
 /* Its device state; the caller frees. */
 void *checkpoint_state(struct site *site, const char *reference, size_t *length_out);
 

@@ -65,6 +65,9 @@ static void manifests_of_schema_1(void **state)
     sample_vsock(&m);
     check_manifest("manifest-1-vsock.json", &m,
                    "6b235d5c266090884892ce68791a4ff18dc1dd55918063c567d9e072f5b86747");
+    sample_cpu(&m);
+    check_manifest("manifest-1-cpu.json", &m,
+                   "8191583b0e3cabb8b486de06300a7abc6c3809aee159db9511c48dfa7c369b94");
 }
 
 static void check_node(const char *name, const struct map_node *want)

@@ -61,6 +61,8 @@ int main(int argc, char **argv)
     save_manifest(argv[1], "manifest-1-net.json", &m);
     sample_vsock(&m);
     save_manifest(argv[1], "manifest-1-vsock.json", &m);
+    sample_cpu(&m);
+    save_manifest(argv[1], "manifest-1-cpu.json", &m);
     sample_leaf(&node);
     save_node(argv[1], "map-1-leaf.node", &node);
     sample_inner(&node);

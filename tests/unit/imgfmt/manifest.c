@@ -23,6 +23,7 @@ static void expect_equal(const struct manifest *a, const struct manifest *b)
     assert_int_equal(a->has_state, b->has_state);
     assert_true(digest_equal(&a->state, &b->state));
     assert_true(a->state_bytes == b->state_bytes);
+    assert_string_equal(a->cpu_features, b->cpu_features);
     assert_int_equal(a->space_count, b->space_count);
     for (uint32_t i = 0; i < a->space_count; i++) {
         const struct manifest_space *s = manifest_space_find(b, a->spaces[i].name);
@@ -278,6 +279,39 @@ static void sockets_are_there_or_not_spoken_of(void **state)
     }
 }
 
+static void a_balloon_is_there_or_not_spoken_of(void **state)
+{
+    (void)state;
+    expect(sample_cpu, "\"balloon\":true", "\"balloon\":false", -EBADMSG);
+    expect(sample_cpu, "\"balloon\":true", "\"balloon\":1", -EBADMSG);
+}
+
+static void only_known_cpu_baselines_are_accepted(void **state)
+{
+    static const char *const edits[] = {"\"host\"", "\"v9\"", "\"\"", "2", "null", "[\"v2\"]"};
+
+    (void)state;
+    expect(sample_cpu, "\"cpu\":\"v2\"", "\"cpu\":\"v3\"", 0);
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++)
+        expect(sample_cpu, "\"v2\"", edits[i], -EBADMSG);
+}
+
+static void cpu_features_are_names(void **state)
+{
+    static const char *const edits[] = {
+        "\"\"",        "\"a b\"",   "\"A\"",
+        "\"\\u0000\"", "7",         "[\"cx16\"]",
+        "null",        "\"cx16/\"", "\"abcdefghijklmnopqrstuvwxyz0123456\""};
+
+    (void)state;
+    expect(sample_cpu, "\"cx16\"", "\"nosuchfeature\"", 0);
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++)
+        expect(sample_cpu, "\"cx16\"", edits[i], -EBADMSG);
+    expect(sample_warm, "\"created\"", "\"cpu_features\":[],\"created\"", -EBADMSG);
+    expect(sample_warm, "\"created\"", "\"cpu_features\":[\"avx\"],\"created\"", 0);
+    expect(sample_cold, "\"created\"", "\"cpu_features\":[\"avx\"],\"created\"", -EBADMSG);
+}
+
 static void only_the_canonical_spelling_is_accepted(void **state)
 {
     static const char *const edits[][2] = {
@@ -381,6 +415,9 @@ int main(void)
         cmocka_unit_test(wrong_types_and_ranges_are_refused),
         cmocka_unit_test(network_cards_have_addresses_of_stations),
         cmocka_unit_test(sockets_are_there_or_not_spoken_of),
+        cmocka_unit_test(a_balloon_is_there_or_not_spoken_of),
+        cmocka_unit_test(only_known_cpu_baselines_are_accepted),
+        cmocka_unit_test(cpu_features_are_names),
         cmocka_unit_test(only_the_canonical_spelling_is_accepted),
         cmocka_unit_test(newer_manifests_are_told_from_broken_ones),
         cmocka_unit_test(compatible_additions_are_skipped),

@@ -90,6 +90,14 @@ void sample_vsock(struct manifest *out)
     out->config.vsock = true;
 }
 
+void sample_cpu(struct manifest *out)
+{
+    sample_warm(out);
+    out->config.balloon = true;
+    out->config.cpu = CPU_BASELINE_V2;
+    snprintf(out->cpu_features, sizeof(out->cpu_features), "sse4_2 cx16 cpuid-7.1-eax-26");
+}
+
 int sample_state(struct buffer *out)
 {
     struct state_writer w;

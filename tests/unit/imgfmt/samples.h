@@ -25,6 +25,8 @@ void sample_cold(struct manifest *out);
 void sample_warm(struct manifest *out);
 void sample_net(struct manifest *out);   /* sample_cold() with network cards */
 void sample_vsock(struct manifest *out); /* sample_cold() with sockets */
+void sample_net(struct manifest *out);   /* sample_cold() with network cards */
+void sample_cpu(struct manifest *out);   /* sample_warm() with a CPU baseline and a balloon */
 
 /* Three records: vCPU registers, a serial port, and one that may be skipped. */
 int sample_state(struct buffer *out);
