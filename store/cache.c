@@ -49,6 +49,7 @@ void cached_group_release(struct cached_group *g)
     if (g == NULL || atomic_fetch_sub_explicit(&g->references, 1, memory_order_acq_rel) != 1)
         return;
     free(g->raw);
+    free(g->checked);
     free(g->offsets);
     free(g->sums);
     free(g);
@@ -226,7 +227,8 @@ int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char 
     g->first_object = info->first_object;
     g->object_count = info->object_count;
     g->raw = malloc(info->raw_bytes != 0 ? info->raw_bytes : 1);
-    if (g->raw == NULL)
+    g->checked = calloc(info->object_count + 1u, sizeof(*g->checked));
+    if (g->raw == NULL || g->checked == NULL)
         return error_errno(err, ENOMEM, "reading %s", name);
     r = read_group(fd, name, index, group, g->raw, err);
     if (r == 0 && index->kind == PACK_NODES)

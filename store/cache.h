@@ -7,6 +7,7 @@
 #include "imgfmt/pack.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,7 @@ struct cached_group {
     uint8_t *raw;
     uint32_t *offsets;     /* nodes: where each begins, and the end; NULL for pages */
     struct node_sum *sums; /* nodes: of those that were asked for; NULL for pages */
+    atomic_bool *checked;  /* pages: which are known to be what the footer says */
     /* the cache's own */
     struct cached_group *newer;
     struct cached_group *older;
@@ -61,6 +63,17 @@ static inline uint32_t group_cache_owner(uint64_t key)
 int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char *name,
                     const struct pack_index *index, uint32_t group, struct cached_group **out,
                     struct error *err);
+
+/* Has a page of a group been compared with its key since it was decoded? */
+static inline bool cached_group_is_checked(const struct cached_group *g, uint32_t position)
+{
+    return atomic_load_explicit(&g->checked[position], memory_order_relaxed);
+}
+
+static inline void cached_group_set_checked(struct cached_group *g, uint32_t position)
+{
+    atomic_store_explicit(&g->checked[position], true, memory_order_relaxed);
+}
 
 /* Only if it is there. */
 struct cached_group *group_cache_peek(struct group_cache *cache, uint64_t key);

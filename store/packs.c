@@ -574,6 +574,28 @@ int packs_read_near(struct packs *packs, const struct location *at, struct cache
     return 0;
 }
 
+int packs_peek_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
+                    const uint8_t **bytes_out, size_t *length_out)
+{
+    struct pack *pack = get(packs, at->pack);
+
+    if (!group_has(*group_io, at)) {
+        if (acquire(packs, pack, NULL) < 0)
+            return -EAGAIN;
+        struct cached_group *g = group_cache_peek(
+            packs->cache, group_cache_key(at->pack, pack_group_of_object(pack->index, at->object)));
+        release(packs, pack);
+        if (g == NULL)
+            return -EAGAIN;
+        cached_group_release(*group_io);
+        *group_io = g;
+    }
+    return cached_group_object(*group_io, at->object - (*group_io)->first_object, bytes_out,
+                               length_out) < 0
+               ? -EAGAIN
+               : 0;
+}
+
 int packs_read(struct packs *packs, const struct location *at, struct cached_group **group_out,
                const uint8_t **bytes_out, size_t *length_out, struct error *err)
 {

@@ -144,6 +144,10 @@ int packs_read(struct packs *packs, const struct location *at, struct cached_gro
 int packs_read_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
                     const uint8_t **bytes_out, size_t *length_out, struct error *err);
 
+/* The same if the group is decoded already, else -EAGAIN. */
+int packs_peek_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
+                    const uint8_t **bytes_out, size_t *length_out);
+
 /* A text for "not found" errors: names a damaged pack if there is one. */
 int packs_missing(struct packs *packs, const char *what, struct error *err);
 

@@ -85,6 +85,10 @@ int store_find_all(struct store *store, struct page_ref key, uint32_t from, uint
 int store_page_near(struct store *store, struct page_ref ref, struct cached_group **group_io,
                     const uint8_t **bytes_out, struct error *err);
 
+/* The same if it is decoded already; else, and where anything is wrong, -EAGAIN. */
+int store_page_cached(struct store *store, struct page_ref ref, struct cached_group **group_io,
+                      const uint8_t **bytes_out);
+
 /* The encoded node, checked against its SHA-256; *group_out keeps it alive. */
 int store_node_bytes(struct store *store, const struct digest *digest,
                      struct cached_group **group_out, const uint8_t **bytes_out, size_t *length_out,

@@ -177,44 +177,101 @@ int space_page_ref(struct space *space, uint64_t page, struct page_ref *out, str
     return 0;
 }
 
-/* The part of one page that a read wants. *group_io stays from page to page. */
-static int read_part(struct space *space, uint64_t page, size_t offset, uint8_t *buf, size_t length,
-                     struct cached_group **group_io, struct error *err)
-{
-    const uint8_t *bytes;
-    struct page_ref ref;
-    int r = space_page_ref(space, page, &ref, err);
+/* A read, and what it keeps from page to page. */
+struct reader {
+    struct space *space;
+    bool cached_only;
+    bool has_leaf;
+    uint64_t leaf_number;
+    struct map_node leaf; /* if it has one; nothing is present in it where all is zero */
+    struct cached_group *group;
+    struct error *err;
+};
 
+/* As find_leaf(), if the nodes that know are cached; else -EAGAIN. */
+static int find_cached_leaf(struct space *space, uint64_t page, struct map_node *out)
+{
+    for (unsigned level = 0; level <= space->root_level; level++) {
+        if (!cache_get(space, level, page >> (MAP_FANOUT_SHIFT * (level + 1)), out))
+            continue;
+        if (level == 0)
+            return 1;
+        return has_child(out, child_of(page, level)) ? -EAGAIN : 0;
+    }
+    return -EAGAIN;
+}
+
+static int reader_leaf(struct reader *rd, uint64_t number)
+{
+    const uint64_t page = number << MAP_FANOUT_SHIFT;
+
+    if (rd->has_leaf && rd->leaf_number == number)
+        return 0;
+    rd->has_leaf = false;
+    int r = rd->cached_only ? find_cached_leaf(rd->space, page, &rd->leaf)
+                            : find_leaf(rd->space, page, &rd->leaf, rd->err);
     if (r < 0)
         return r;
+    if (r == 0)
+        rd->leaf = (struct map_node){0};
+    rd->has_leaf = true;
+    rd->leaf_number = number;
+    return 0;
+}
+
+/* The part of one page that a read wants. */
+static int read_part(struct reader *rd, uint64_t page, size_t offset, uint8_t *buf, size_t length)
+{
+    const uint8_t *bytes;
+
+    int r = reader_leaf(rd, page >> MAP_FANOUT_SHIFT);
+    if (r < 0)
+        return r;
+    struct page_ref ref = rd->leaf.pages[child_of(page, 0)];
     if (page_ref_is_zero(ref)) {
         memset(buf, 0, length);
         return 0;
     }
-    r = store_page_near(space->store, ref, group_io, &bytes, err);
+    r = rd->cached_only ? store_page_cached(rd->space->store, ref, &rd->group, &bytes)
+                        : store_page_near(rd->space->store, ref, &rd->group, &bytes, rd->err);
     if (r == 0)
         memcpy(buf, bytes + offset, length);
     return r;
 }
 
-int space_read(struct space *space, uint64_t offset, void *buf, size_t length, struct error *err)
+static int read_range(struct reader *rd, uint64_t offset, void *buf, size_t length)
 {
-    _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
     uint8_t *to = buf;
     int r = 0;
 
-    if (!range_fits(offset, length, space->size_bytes))
-        return error_set(err, STATUS_FAILED, EINVAL, "reading beyond the end of a space");
     while (r == 0 && length > 0) {
         size_t within = offset % STASIS_PAGE_SIZE;
         size_t n = (size_t)min_u64(length, STASIS_PAGE_SIZE - within);
 
-        r = read_part(space, offset >> STASIS_PAGE_SHIFT, within, to, n, &g, err);
+        r = read_part(rd, offset >> STASIS_PAGE_SHIFT, within, to, n);
         to += n;
         offset += n;
         length -= n;
     }
+    cached_group_release(rd->group);
     return r;
+}
+
+int space_read(struct space *space, uint64_t offset, void *buf, size_t length, struct error *err)
+{
+    struct reader rd = {.space = space, .err = err};
+
+    if (!range_fits(offset, length, space->size_bytes))
+        return error_set(err, STATUS_FAILED, EINVAL, "reading beyond the end of a space");
+    return read_range(&rd, offset, buf, length);
+}
+
+int space_read_cached(struct space *space, uint64_t offset, void *buf, size_t length)
+{
+    struct reader rd = {.space = space, .cached_only = true};
+
+    return range_fits(offset, length, space->size_bytes) ? read_range(&rd, offset, buf, length)
+                                                         : -EAGAIN;
 }
 
 /* ---- walking ---- */

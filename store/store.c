@@ -322,11 +322,18 @@ static int find_object(struct store *store, enum pack_kind kind, struct page_ref
     return n < COPIES_MAX ? (int)n : COPIES_MAX;
 }
 
-static int check_page(struct store *store, const struct location *at, const uint8_t *bytes,
-                      struct error *err)
+/* Once for each page of a group that is in memory. */
+static int check_page(struct store *store, const struct location *at, struct cached_group *g,
+                      const uint8_t *bytes, struct error *err)
 {
-    if (page_ref_same_key(page_ref_of(bytes), at->id))
+    const uint32_t position = at->object - g->first_object;
+
+    if (cached_group_is_checked(g, position))
         return 0;
+    if (page_ref_same_key(page_ref_of(bytes), at->id)) {
+        cached_group_set_checked(g, position);
+        return 0;
+    }
     return error_corrupt(err, "%s: object %u is not the page that its footer says",
                          packs_get(&store->packs, at->pack)->name, at->object);
 }
@@ -361,7 +368,7 @@ static int page_near(struct store *store, struct page_ref ref, struct cached_gro
     for (int i = 0; i < n && r != 0; i++) {
         r = packs_read_near(&store->packs, &at[i], group_io, bytes_out, &length, err);
         if (r == 0)
-            r = check_page(store, &at[i], *bytes_out, err);
+            r = check_page(store, &at[i], *group_io, *bytes_out, err);
     }
     return n == 0 ? page_missing(store, ref, err) : r;
 }
@@ -375,6 +382,19 @@ int store_page_near(struct store *store, struct page_ref ref, struct cached_grou
     if (r < 0 && packs_changed_since(store, epoch))
         r = page_near(store, ref, group_io, bytes_out, err);
     return r;
+}
+
+int store_page_cached(struct store *store, struct page_ref ref, struct cached_group **group_io,
+                      const uint8_t **bytes_out)
+{
+    struct location at;
+    size_t length;
+
+    if (packs_find(&store->packs, PACK_PAGES, ref, false, 0, UINT32_MAX, &at, 1) == 0 ||
+        packs_peek_near(&store->packs, &at, group_io, bytes_out, &length) < 0 ||
+        check_page(store, &at, *group_io, *bytes_out, NULL) < 0)
+        return -EAGAIN;
+    return 0;
 }
 
 int store_page_read(struct store *store, struct page_ref ref, void *page_out, struct error *err)

@@ -91,6 +91,9 @@ uint64_t space_page_count(const struct space *space);
 /* Reads bytes [offset, offset + length), which must lie inside the size. */
 int space_read(struct space *space, uint64_t offset, void *buf, size_t length, struct error *err);
 
+/* The same if all of it is in memory and decoded; else -EAGAIN, and buf may hold a part. */
+int space_read_cached(struct space *space, uint64_t offset, void *buf, size_t length);
+
 /* The reference of one page (zero for a zero page). */
 int space_page_ref(struct space *space, uint64_t page, struct page_ref *out, struct error *err);
 

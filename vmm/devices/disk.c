@@ -239,14 +239,9 @@ static int read_base(struct disk *disk, uint64_t offset, void *buf, size_t lengt
     return space_read(disk->base, offset, buf, length, NULL);
 }
 
-/* It may have to be decompressed. */
 static int read_base_cached(struct disk *disk, uint64_t offset, void *buf, size_t length)
 {
-    (void)disk;
-    (void)offset;
-    (void)buf;
-    (void)length;
-    return -EAGAIN;
+    return space_read_cached(disk->base, offset, buf, length);
 }
 
 struct reader {

@@ -222,15 +222,15 @@ static void flushes_and_saves_do_not_meet(void **state)
     finish(&s);
 }
 
-static void what_was_just_written_is_read_without_waiting(void **state)
+static void what_was_just_used_is_read_without_waiting(void **state)
 {
     struct store_fixture *f = *state;
     struct error err = ERROR_INIT;
     struct disk *disk = NULL;
     uint8_t bytes[PAGE], got[2 * PAGE];
-    static uint8_t base[2 * PAGE];
+    static uint8_t base[400 * PAGE]; /* zeros from the third page on */
 
-    memset(base, 3, sizeof(base));
+    memset(base, 3, 2 * PAGE);
     memset(bytes, 7, sizeof(bytes));
     must(disk_open(f->machine, 0, store_fixture_space(f, base, sizeof(base)), false, false, &disk,
                    &err),
@@ -239,7 +239,17 @@ static void what_was_just_written_is_read_without_waiting(void **state)
     assert_int_equal(disk_read_cached(disk, 0, got, PAGE), 0);
     assert_memory_equal(got, bytes, PAGE);
     assert_int_equal(disk_read_cached(disk, PAGE, got, PAGE), -EAGAIN); /* of the base */
-    assert_int_equal(disk_read_cached(disk, 0, got, sizeof(got)), -EAGAIN);
+    assert_int_equal(disk_read(disk, PAGE, got, 1), 0);
+    assert_int_equal(disk_read_cached(disk, PAGE + 1, got, PAGE - 1), 0);
+    assert_memory_equal(got, base + PAGE + 1, PAGE - 1);
+    memset(got, 0, sizeof(got));
+    assert_int_equal(disk_read_cached(disk, 0, got, sizeof(got)), 0);
+    assert_memory_equal(got, bytes, PAGE);
+    assert_memory_equal(got + PAGE, base + PAGE, PAGE);
+    assert_int_equal(disk_read(disk, 300 * PAGE, got, PAGE), 0);
+    assert_int_equal(disk_read_cached(disk, 301 * PAGE, got, PAGE), 0);
+    for (size_t i = 0; i < PAGE; i++)
+        assert_int_equal(got[i], 0);
     assert_int_equal(disk_read_cached(disk, sizeof(base), got, 1), -EINVAL);
     disk_close(disk);
 }
@@ -250,7 +260,7 @@ int main(void)
         STORE_TEST(saves_beside_writers_lose_nothing),
         STORE_TEST(a_flush_covers_all_that_had_returned),
         STORE_TEST(flushes_and_saves_do_not_meet),
-        STORE_TEST(what_was_just_written_is_read_without_waiting),
+        STORE_TEST(what_was_just_used_is_read_without_waiting),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
