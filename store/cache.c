@@ -108,6 +108,14 @@ void group_cache_free(struct group_cache *cache)
     free(cache);
 }
 
+void group_cache_clear(struct group_cache *cache)
+{
+    pthread_mutex_lock(&cache->lock);
+    while (cache->oldest != NULL)
+        evict_oldest(cache);
+    pthread_mutex_unlock(&cache->lock);
+}
+
 static struct cached_group *find_locked(struct group_cache *cache, uint64_t key)
 {
     struct cached_group *g = *bucket_of(cache, key);

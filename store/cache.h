@@ -32,6 +32,8 @@ struct cached_group {
 
 int group_cache_new(size_t limit_bytes, struct group_cache **out);
 void group_cache_free(struct group_cache *cache);
+/* Drops everything that nobody holds. Any thread. */
+void group_cache_clear(struct group_cache *cache);
 
 void cached_group_release(struct cached_group *g); /* NULL is fine */
 

@@ -4,6 +4,7 @@
 #include "store/private.h"
 
 #include <errno.h>
+#include <malloc.h>
 
 /* ---- rows ---- */
 
@@ -171,4 +172,10 @@ int store_refresh(struct store *store, struct error *err)
 void store_tidy(struct store *store)
 {
     (void)store_refresh(store, NULL);
+}
+
+void store_forget_pages(struct store *store)
+{
+    group_cache_clear(store->cache);
+    malloc_trim(0); /* groups are too small for mappings of their own */
 }

@@ -41,6 +41,10 @@ void store_close(struct store *store);
  * processes that live long and do little. Any thread; waits for one that commits. */
 void store_tidy(struct store *store);
 
+/* Gives back the memory in which decoded pages are kept: what is read again is decoded
+ * again. For processes that have read much and may not soon read it again. Any thread. */
+void store_forget_pages(struct store *store);
+
 /* How many threads an ingest or a reader of this store uses at once, the caller's own
  * included; 0, as at first: one for each CPU of the process. They are started when they are
  * first of use. Any thread. */

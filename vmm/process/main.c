@@ -237,12 +237,14 @@ static void handle_event(struct process *p, const struct epoll_event *event)
 }
 
 /* Files of collected packs that this process has open take up space. A save would
- * see to that anyway, and is not to be waited for. */
+ * see to that anyway, and is not to be waited for. And kernel or memory, with which a
+ * machine begins, are read once. */
 static void tidy(struct process *p, uint64_t *next_ns)
 {
     if (p->job != NULL || clock_monotonic_ns() < *next_ns)
         return;
     store_tidy(p->store);
+    store_forget_pages(p->store);
     *next_ns = clock_monotonic_ns() + TIDY_MS * UINT64_C(1000000);
 }
 

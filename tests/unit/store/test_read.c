@@ -115,10 +115,36 @@ static void pages_of_younger_packs_are_found(void **state)
     store_close(other);
 }
 
+/* What is in memory can be had without waiting, and is in memory until it is forgotten. */
+static void pages_are_cached_until_they_are_forgotten(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = sparse_pages();
+    struct digest id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    const size_t at = 1000 * STASIS_PAGE_SIZE + 77, length = 40 * STASIS_PAGE_SIZE;
+    _cleanup_free_ uint8_t *got = malloc(length);
+    struct error err = ERROR_INIT;
+
+    fixture_reopen(f);
+    _cleanup_(space_closep) struct space *space = open_disk(f->store, &id);
+    assert_int_equal(space_read_cached(space, at, got, length), -EAGAIN);
+    for (unsigned i = 0; i < 2; i++) {
+        must(space_read(space, at, got, length, &err), &err);
+        assert_memory_equal(got, data + at, length);
+        memset(got, 0, length);
+        assert_int_equal(space_read_cached(space, at, got, length), 0);
+        assert_memory_equal(got, data + at, length);
+        store_forget_pages(f->store);
+        assert_int_equal(space_read_cached(space, at, got, length), -EAGAIN);
+    }
+    assert_int_equal(space_read_cached(space, PAGES * STASIS_PAGE_SIZE, got, 1), -EAGAIN);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(all_pages_come_in_order_however_many_threads),
+        TEST(pages_are_cached_until_they_are_forgotten),
         TEST(a_visitor_can_stop),
         TEST(pages_of_younger_packs_are_found),
     };
