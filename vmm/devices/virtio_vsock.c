@@ -36,7 +36,14 @@ enum reset_event {
     RESET_SENT, /* and has not taken note yet */
 };
 
+/* "in" is to the guest; bytes are payload. */
+struct vsock_counters {
+    uint64_t packets_in, in_bytes;
+    uint64_t packets_out, out_bytes;
+};
+
 struct vsock {
+    struct vsock_counters counters;
     struct device *transport;
     struct memory *mem;
     struct vsock_backend backend; /* .send is NULL without one */
@@ -81,6 +88,8 @@ static int serve_transmit(struct vsock *vsock, const struct virtq_chain *chain)
         free(packet);
         return -EPROTO;
     }
+    counter_add(&vsock->counters.packets_out, 1);
+    counter_add(&vsock->counters.out_bytes, length);
     vsock->backend.send(packet, vsock->backend.context);
     return 0;
 }
@@ -116,6 +125,8 @@ static int serve_receive(struct vsock *vsock, const struct virtq_chain *chain,
         !virtq_chain_write(chain, vsock->mem, sizeof(header), packet->bytes + packet->offset, n))
         return -EPROTO;
     *written_out = (uint32_t)(sizeof(header) + n);
+    counter_add(&vsock->counters.packets_in, 1);
+    counter_add(&vsock->counters.in_bytes, n);
     packet->offset += n;
     if (packet->offset == packet->length) {
         free(vsock_queue_take(&vsock->waiting));
@@ -276,6 +287,16 @@ static void vsock_destroy(void *device)
     free(vsock);
 }
 
+static void vsock_visit_counters(const void *device, const struct counter_visitor *visitor)
+{
+    const struct vsock_counters *c = &((const struct vsock *)device)->counters;
+
+    counter_visit(visitor, "packets_in", &c->packets_in);
+    counter_visit(visitor, "in_bytes", &c->in_bytes);
+    counter_visit(visitor, "packets_out", &c->packets_out);
+    counter_visit(visitor, "out_bytes", &c->out_bytes);
+}
+
 static const struct virtio_ops vsock_ops = {
     .name = "virtio-vsock",
     .device_id = VIRTIO_ID_VSOCK,
@@ -289,6 +310,7 @@ static const struct virtio_ops vsock_ops = {
     .reset = vsock_reset,
     .save = vsock_save,
     .restore = vsock_restore,
+    .counters = vsock_visit_counters,
     .destroy = vsock_destroy,
 };
 

@@ -42,10 +42,18 @@ enum vm_exit_kind vm_exit_kind_of(uint32_t reason)
 
 /* ---- KVM's own ---- */
 
+/* As the kernel writes it: what struct kvm_stats_desc has, and the name behind it. */
 struct descriptor {
-    struct kvm_stats_desc fixed;
+    uint32_t flags;
+    int16_t exponent;
+    uint16_t size;
+    uint32_t offset;
+    uint32_t bucket_size;
     char name[NAME_MAX_BYTES];
 };
+_Static_assert(offsetof(struct descriptor, name) == sizeof(struct kvm_stats_desc) &&
+                   offsetof(struct descriptor, offset) == offsetof(struct kvm_stats_desc, offset),
+               "the kernel's layout");
 
 static bool read_descriptor(int fd, const struct kvm_stats_header *header, uint32_t index,
                             struct descriptor *out)
@@ -60,8 +68,8 @@ static void find_offset(struct kvm_vm *vm, const struct kvm_stats_header *header
                         const struct descriptor *d)
 {
     for (size_t i = 0; i < ARRAY_LEN(kvm_names); i++)
-        if (strncmp(d->name, kvm_names[i], NAME_MAX_BYTES - 1) == 0)
-            vm->stats_offsets[i] = header->data_offset + d->fixed.offset;
+        if (strncmp(d->name, kvm_names[i], NAME_MAX_BYTES) == 0)
+            vm->stats_offsets[i] = header->data_offset + d->offset;
 }
 
 /* Where they are is the same for all vCPUs. */
