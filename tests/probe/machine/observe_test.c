@@ -231,6 +231,7 @@ static void top_tells_rates_of_all_that_run(void **state)
     struct guest guest;
 
     guest_boot(&guest, site, "m", MEMORY_MIB, 1);
+    guest_detach(&guest);
     stasis_ok(site, "save m@one");
     stasis_ok(site, "clone m@one c --paused");
     guest_boot(&guest, site, "off", MEMORY_MIB, 0);
