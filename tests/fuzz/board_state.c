@@ -11,7 +11,7 @@
 
 #include <errno.h>
 
-enum { RAM = 4 << 20, DEVICES = 9, RECORDS = 11 };
+enum { RAM = 4 << 20, DEVICES = 10, RECORDS = 13 };
 
 static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
 
@@ -50,6 +50,7 @@ static void make_board(struct memory *mem, struct device *devices[DEVICES])
     devices[6] = virtio_net_create(2, mac, NULL, mem, &irq);
     devices[8] = virtio_balloon_create(3, mem, &irq);
     devices[7] = vmgenid_create(mem, LAYOUT_VMGENID, &irq);
+    devices[9] = virtio_vsock_create(4, 3, mem, &irq);
 }
 
 /* The framing is imgfmt's, which has a fuzzer: here it is right, and the input gives
@@ -65,7 +66,8 @@ static struct buffer frame(const uint8_t *data, size_t size)
         {STATE_VIRTIO_MMIO, 0},    {STATE_VIRTIO_MMIO, 1},
         {STATE_VIRTIO_MMIO, 2},    {STATE_VIRTIO_NET, 2},
         {STATE_VMGENID, 0},        {STATE_VIRTIO_MMIO, 3},
-        {STATE_VIRTIO_BALLOON, 3},
+        {STATE_VIRTIO_BALLOON, 3}, {STATE_VIRTIO_MMIO, 4},
+        {STATE_VIRTIO_VSOCK, 4},
     };
     struct buffer out = {0};
     struct state_writer w;
