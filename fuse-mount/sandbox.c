@@ -2,62 +2,18 @@
 #include "fuse-mount/sandbox.h"
 
 #include "base/bytes.h"
-#include "base/cleanup.h"
+#include "base/confine.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
-#include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-/* ---- Landlock: files ---- */
-
-#define LANDLOCK_ALL ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1) /* all of version 1 */
-
-/* SQLite makes and removes its -wal and -shm files. */
-#define LANDLOCK_STORE                                                                             \
-    (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_WRITE_FILE |  \
-     LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE)
-
-static void restrict_files(const char *store_dir)
-{
-    const struct landlock_ruleset_attr attr = {.handled_access_fs = LANDLOCK_ALL};
-    struct landlock_path_beneath_attr beneath = {.allowed_access = LANDLOCK_STORE};
-    _cleanup_close_ int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
-    _cleanup_close_ int dir = open(store_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-
-    if (ruleset < 0 || dir < 0)
-        return;
-    beneath.parent_fd = dir;
-    if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) == 0)
-        (void)syscall(SYS_landlock_restrict_self, ruleset, 0);
-}
-
-/* ---- capabilities ---- */
-
-/* Of root's, what it takes to read a store that somebody else owns. */
-static void drop_capabilities(void)
-{
-    const uint32_t keep = 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH;
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {{0}};
-
-    if (syscall(SYS_capget, &header, data) < 0)
-        return;
-    for (size_t i = 0; i < ARRAY_LEN(data); i++) {
-        data[i].effective &= i == 0 ? keep : 0;
-        data[i].permitted &= i == 0 ? keep : 0;
-        data[i].inheritable = 0;
-    }
-    (void)syscall(SYS_capset, &header, data);
-}
 
 /* ---- seccomp: system calls ---- */
 
@@ -173,6 +129,10 @@ static int restrict_calls(struct error *err)
 
 int sandbox_enter(const char *store_dir, struct error *err)
 {
+    /* Of root's, what it takes to read a store that somebody else owns. */
+    const uint32_t readers = 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH;
+    const struct confine_path store = {store_dir, CONFINE_WRITE};
+    const struct confine_files files = {.paths = &store, .count = 1};
     const struct rlimit no_core = {0};
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -181,7 +141,7 @@ int sandbox_enter(const char *store_dir, struct error *err)
      * library can be opened any more. Never closed, that is the point. */
     (void)dlopen("libgcc_s.so.1", RTLD_NOW);
     (void)setrlimit(RLIMIT_CORE, &no_core); /* a dump would hold guests' memory */
-    restrict_files(store_dir);
-    drop_capabilities();
+    (void)confine_files(&files);            /* on a kernel without it, with less */
+    (void)confine_capabilities(readers);
     return restrict_calls(err);
 }
