@@ -180,6 +180,7 @@ static void start_threads(struct workers *w, unsigned wanted)
     sigset_t all, before;
 
     sigfillset(&all);
+    sigdelset(&all, SIGSYS); /* not sent by anybody: a call that a filter refused */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (w->thread_count < wanted &&
            pthread_create(&w->threads[w->thread_count], NULL, help, w) == 0)

@@ -2,6 +2,7 @@
 #include "vmm/devices/io_threads.h"
 
 #include "base/cleanup.h"
+#include "vmm/process/sandbox.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -66,6 +67,7 @@ static void *serve_sources(void *context)
     struct io_threads *t = context;
     struct epoll_event event;
 
+    sandbox_thread(SANDBOX_DISKS);
     for (;;) {
         if (epoll_wait(t->epoll_fd, &event, 1, -1) < 1)
             continue; /* EINTR, by a debugger */
@@ -81,7 +83,8 @@ int io_threads_start(struct io_threads *t, unsigned count, struct error *err)
     sigset_t all, before;
     int r = 0;
 
-    sigfillset(&all); /* signals for the process are the event loop's */
+    sigfillset(&all);        /* signals for the process are the event loop's */
+    sigdelset(&all, SIGSYS); /* the sandbox's, for the thread itself */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (t->thread_count < count && t->thread_count < IO_THREADS_MAX) {
         r = pthread_create(&t->threads[t->thread_count], NULL, serve_sources, t);

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "vmm/kvm/internal.h"
 #include "vmm/layout.h"
+#include "vmm/process/sandbox.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -188,6 +189,7 @@ static void *vcpu_main(void *context)
     sigemptyset(&kick);
     sigaddset(&kick, KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+    sandbox_thread(SANDBOX_VCPU);
     while (park(vcpu)) {
         if (vcpu->vm->pause_wanted)
             continue; /* paused again before this thread woke up */
@@ -202,7 +204,8 @@ int vcpu_thread_start(struct vcpu *vcpu, struct error *err)
     sigset_t all, before;
 
     sigaction(KICK_SIGNAL, &action, NULL);
-    sigfillset(&all); /* signals for the process are the event loop's */
+    sigfillset(&all);        /* signals for the process are the event loop's */
+    sigdelset(&all, SIGSYS); /* the sandbox's, for the thread itself */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "vmm/net/frame_queue.h"
 #include "vmm/net/plain.h"
+#include "vmm/process/sandbox.h"
 
 #include <errno.h>
 #include <libslirp.h>
@@ -320,6 +321,7 @@ static void *net_main(void *context)
     struct frame *frame;
     bool forget;
 
+    sandbox_thread(SANDBOX_NETWORK);
     while (take_wishes(net, &sent, &forget)) {
         if (forget) {
             frame_queue_clear(&sent);

@@ -22,7 +22,7 @@ enum {
     DRAIN_MS = 2000,
 };
 
-int control_listen(struct process *p, struct error *err)
+int control_bind(struct process *p, struct error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     size_t length = strlen(p->socket_path);
@@ -41,10 +41,15 @@ int control_listen(struct process *p, struct error *err)
     mode_t before = umask(0177);
     int r = bind(p->listen_fd, (struct sockaddr *)&address, sizeof(address));
     umask(before);
-    if (r < 0 || listen(p->listen_fd, BACKLOG) < 0)
+    return r < 0 ? error_errno(err, errno, "cannot listen on %s", p->socket_path) : 0;
+}
+
+int control_listen(struct process *p, struct error *err)
+{
+    if (listen(p->listen_fd, BACKLOG) < 0)
         return error_errno(err, errno, "cannot listen on %s", p->socket_path);
     p->listen_watch = (struct watch){.kind = WATCH_LISTEN};
-    r = process_watch(p, p->listen_fd, &p->listen_watch, EPOLLIN);
+    int r = process_watch(p, p->listen_fd, &p->listen_watch, EPOLLIN);
     return r < 0 ? error_errno(err, -r, "cannot watch the socket") : 0;
 }
 

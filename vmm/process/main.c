@@ -10,13 +10,13 @@
 #include "vmm/devices/disk_layer.h"
 #include "vmm/machine_start.h"
 #include "vmm/process/process.h"
+#include "vmm/process/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 
 enum { EVENTS_MAX = 32, TIDY_MS = 30000 };
@@ -373,20 +373,52 @@ static int set_up_board(struct process *p, struct error *err)
     return r;
 }
 
+/* Ports below 1024 are for root, who has given up what he is, but for this. */
+static bool wants_low_ports(const struct net_settings *net)
+{
+    for (size_t i = 0; i < net->forward_count; i++)
+        if (net->forwards[i].host_port < 1024)
+            return true;
+    return false;
+}
+
+static int enter_sandbox(const struct process *p, struct error *err)
+{
+    const struct sandbox_settings settings = {
+        .store_dir = p->home.store,
+        .machine_dir = p->dir,
+        .runtime_dir = p->home.runtime,
+        .network = p->net.mode == NET_MODE_USER,
+        .low_ports = p->net.mode == NET_MODE_USER && wants_low_ports(&p->net),
+    };
+
+    return sandbox_enter(&settings, err);
+}
+
+/* What says how to start, and what cannot be done any more in the sandbox. */
+static int prepare(struct process *p, struct error *err)
+{
+    int r;
+
+    if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
+        (r = net_settings_read(p->dir, &p->net, err)) < 0)
+        return r;
+    if (p->start.offline)
+        p->net = (struct net_settings){.mode = NET_MODE_NONE};
+    stats_open(p);
+    return control_bind(p, err);
+}
+
 static int set_up(struct process *p, struct error *err)
 {
     /* Until it is the machine's head. */
     _cleanup_(store_unpinp) struct store_pin *pin = NULL;
     int r;
 
-    if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
-        (r = net_settings_read(p->dir, &p->net, err)) < 0 ||
-        (r = store_open(p->home.store, false, &p->store, err)) < 0)
+    if ((r = store_open(p->home.store, false, &p->store, err)) < 0)
         return r;
     /* A save must leave the guest its share. */
     store_limit_threads(p->store, (store_threads(p->store) + 1) / 2);
-    if (p->start.offline)
-        p->net = (struct net_settings){.mode = NET_MODE_NONE};
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
     if ((r = store_pin(p->store, &p->base.id, &pin, err)) < 0 ||
@@ -397,7 +429,6 @@ static int set_up(struct process *p, struct error *err)
         return r;
     p->paused = p->start.paused;
     p->started_ns = clock_monotonic_ns();
-    stats_open(p);
     if ((r = event_log_open(p, err)) < 0)
         return r;
     return control_listen(p, err);
@@ -483,15 +514,17 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
     for (unsigned i = 0; i < CLIENTS_MAX; i++)
         p->clients[i].fd = -1;
     pthread_mutex_init(&p->stop_lock, NULL);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     int r = home_open(home_root, &p->home, &err);
     if (r == 0) {
         p->name = io_format("%s", name);
         p->dir = home_machine_dir(&p->home, name);
         p->socket_path = home_machine_socket(&p->home, name);
         p->vsock_path = home_machine_vsock(&p->home, name);
-        r = set_up(p, &err);
+        if ((r = prepare(p, &err)) == 0 && (r = enter_sandbox(p, &err)) == 0)
+            r = set_up(p, &err);
     }
+    if (r < 0)
+        control_close(p);
     if (r < 0 && p->lock_fd >= 0)
         close(p->lock_fd); /* whoever reads the report may start it again at once */
     if (r == 0)

@@ -117,6 +117,7 @@ struct process {
 };
 
 /* control.c: the socket and its clients */
+int control_bind(struct process *p, struct error *err); /* before the sandbox */
 int control_listen(struct process *p, struct error *err);
 void control_accept(struct process *p);
 void control_client_event(struct process *p, struct client *client, uint32_t events);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "vmm/process/sandbox.h"
 #include "vmm/vsock/connection.h"
 
 #include <errno.h>
@@ -541,6 +542,7 @@ static void *host_main(void *context)
 {
     struct vsock_host *host = context;
 
+    sandbox_thread(SANDBOX_STREAMS);
     while (take_wishes(host)) {
         take_packets(host);
         give_pending(host);

@@ -41,6 +41,7 @@ static int set_up(void **state)
         p->clients[i].fd = -1;
     *state = server;
     must(console_open(server->dir, process_wake, p, &p->console, &err), &err);
+    must(control_bind(p, &err), &err);
     must(control_listen(p, &err), &err);
     return 0;
 }
