@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum { REPORT_MAX = 4096 };
+enum { REPORT_MAX = 4096, LOG_MAX = 16 << 20 };
 
 /* What a machine's process is given of the caller's environment. */
 static const char *const kept_variables[] = {"XDG_RUNTIME_DIR", "STASIS_INDEX_MEMORY",
@@ -85,6 +85,20 @@ static int fork_machine(const struct home *home, const char *name, const char *l
     return 0;
 }
 
+/* What it wrote last; "" if that cannot be read. The log may be gone in a moment. */
+static char *last_line(const char *log_path)
+{
+    _cleanup_free_ char *text = NULL;
+    size_t length;
+
+    if (io_read_file(AT_FDCWD, log_path, LOG_MAX, &text, &length) < 0)
+        return io_format("%s", "");
+    while (length > 0 && text[length - 1] == '\n')
+        text[--length] = '\0';
+    const char *newline = strrchr(text, '\n');
+    return io_format(": %.300s", newline != NULL ? newline + 1 : text);
+}
+
 /* Reads the one line of the process until it closes the pipe. */
 static int read_report(int fd, const char *log_path, struct error *err)
 {
@@ -104,7 +118,9 @@ static int read_report(int fd, const char *log_path, struct error *err)
         return 0;
     const char *message = json_string_value(json_object_get(report, "message"));
     if (message == NULL) {
-        error_set(err, STATUS_FAILED, ECHILD, "the machine's process died while it started");
+        _cleanup_free_ char *last = last_line(log_path);
+        error_set(err, STATUS_FAILED, ECHILD, "the machine's process died while it started%s",
+                  last);
         error_hint(err, "see %s", log_path);
         return -ECHILD;
     }
