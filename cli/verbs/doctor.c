@@ -6,6 +6,7 @@
 #include "cli/text.h"
 #include "cli/verbs/verbs.h"
 #include "store/usage.h"
+#include "vmm/process/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -116,6 +117,27 @@ static void check_userfaultfd(struct cli *cli, struct finding *f)
         found(f, OUTCOME_OK, "", "with write protection");
 }
 
+/* What a machine's process gives up, see docs/architecture.md. */
+static void check_sandbox(struct cli *cli, struct finding *f)
+{
+    static const char why[] = "machines run all the same, with less between a guest that breaks "
+                              "out of its device models and the rest of the host";
+    struct sandbox_report report;
+    char landlock[32] = "no Landlock";
+
+    (void)cli;
+    sandbox_probe(&report);
+    if (report.landlock > 0)
+        snprintf(landlock, sizeof(landlock), "Landlock version %d", report.landlock);
+    if (!report.system_calls)
+        found(f, OUTCOME_MISSING, "machines need a kernel with CONFIG_SECCOMP_FILTER",
+              "no seccomp filters");
+    else
+        found(f, report.landlock > 0 && report.namespaces ? OUTCOME_OK : OUTCOME_WARN,
+              report.landlock > 0 && report.namespaces ? "" : why, "seccomp, %s, %s%s", landlock,
+              report.namespaces ? "namespaces" : "no namespaces: ", report.reason);
+}
+
 static void check_device(struct finding *f, const char *path, const char *use, const char *hint)
 {
     _cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -194,6 +216,7 @@ static const struct {
     {"userfaultfd", check_userfaultfd, false},
     {"fuse", check_fuse, false},
     {"tun", check_tun, false},
+    {"sandbox", check_sandbox, true},
     {"cgroup", check_cgroup, false},
     {"store", check_store, true},
     {"space", check_space, false},
