@@ -224,8 +224,10 @@ int machine_wait(const struct home *home, const char *name, int timeout_ms)
 {
     while (machine_is_running(home, name)) {
         pid_t pid = lock_owner(home, name);
-        if (pid <= 0)
+        if (pid <= 0 && machine_is_running(home, name))
             return -ESRCH;
+        if (pid <= 0)
+            continue; /* it has just gone, and been removed */
         _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
         if (fd < 0 && errno == ESRCH)
             continue; /* it has just gone, the lock goes with it */
