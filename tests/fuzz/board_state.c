@@ -11,7 +11,14 @@
 
 #include <errno.h>
 
-enum { RAM = 4 << 20, DEVICES = 10, RECORDS = 13 };
+enum {
+    RAM = 4 << 20,
+    FILLED = 64 << 10,
+    WRITES_MAX = 300,
+    GUEST_CID = 3,
+    DEVICES = 10,
+    RECORDS = 13
+};
 
 static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
 
@@ -50,7 +57,7 @@ static void make_board(struct memory *mem, struct device *devices[DEVICES])
     devices[6] = virtio_net_create(2, mac, NULL, mem, &irq);
     devices[8] = virtio_balloon_create(3, mem, &irq);
     devices[7] = vmgenid_create(mem, LAYOUT_VMGENID, &irq);
-    devices[9] = virtio_vsock_create(4, 3, mem, &irq);
+    devices[9] = virtio_vsock_create(4, GUEST_CID, mem, &irq);
 }
 
 /* The framing is imgfmt's, which has a fuzzer: here it is right, and the input gives
@@ -90,6 +97,52 @@ static struct buffer frame(const uint8_t *data, size_t size)
     return out;
 }
 
+/* What the machine's bytes are when the state comes: rings, as far as any lead there. */
+static void fill_memory(struct memory *mem, const uint8_t *data, size_t size)
+{
+    for (size_t at = 0; size > 0 && at < FILLED; at += size)
+        memcpy(mem->hva + at, data, (size_t)min_u64(size, FILLED - at));
+}
+
+static struct buffer save(struct device *device)
+{
+    struct buffer out = {0};
+    struct state_writer w;
+
+    state_writer_init(&w);
+    if (device->ops->quiesce != NULL)
+        device->ops->quiesce(device);
+    device->ops->save(device, &w);
+    MUST(state_writer_finish(&w, &out) == 0);
+    MUST(state_check(out.data, out.length, NULL) == 0);
+    return out;
+}
+
+/* What was taken over is saved the same, before anybody has used it. */
+static void check_saved(struct device *device)
+{
+    _cleanup_(buffer_clear) struct buffer first = save(device);
+
+    MUST(device->ops->restore(device, first.data, first.length, NULL) == 0);
+    _cleanup_(buffer_clear) struct buffer second = save(device);
+    MUST(first.length == second.length);
+    MUST(memcmp(first.data, second.data, first.length) == 0);
+}
+
+/* The guest goes on: all registers are read, and some written. */
+static void use(struct device *device, const uint8_t *data, size_t size)
+{
+    const struct device_ops *ops = device->ops;
+
+    if (ops->resume != NULL)
+        ops->resume(device);
+    for (uint64_t offset = 0; ops->read != NULL && offset < 0x108; offset++)
+        for (unsigned bytes = 1; bytes <= 4; bytes *= 2)
+            ops->read(device, offset, bytes);
+    for (size_t i = 0; ops->write != NULL && i + 3 <= size && i < WRITES_MAX; i += 3)
+        ops->write(device, data[i], 4, (uint64_t)data[i + 1] << 8 | data[i + 2]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct memory *mem = NULL;
@@ -98,16 +151,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     MUST(state_check(state.data, state.length, NULL) == 0);
     MUST(memory_create(RAM, &mem, NULL) == 0);
+    fill_memory(mem, data, size);
     make_board(mem, devices);
     for (unsigned i = 0; i < DEVICES; i++) {
-        const struct device_ops *ops = devices[i]->ops;
-        int r = ops->restore(devices[i], state.data, state.length, NULL);
+        int r = devices[i]->ops->restore(devices[i], state.data, state.length, NULL);
+
         MUST(r == 0 || r == -EBADMSG || r == -EPROTONOSUPPORT);
-        if (ops->resume != NULL)
-            ops->resume(devices[i]);
-        for (uint64_t offset = 0; ops->read != NULL && offset < 0x108; offset++)
-            for (unsigned bytes = 1; bytes <= 4; bytes *= 2)
-                ops->read(devices[i], offset, bytes);
+        check_saved(devices[i]);
+        use(devices[i], data, size);
+        check_saved(devices[i]);
     }
     for (unsigned i = 0; i < DEVICES; i++)
         devices[i]->ops->destroy(devices[i]);

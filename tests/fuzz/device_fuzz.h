@@ -12,12 +12,14 @@
 #include <errno.h>
 #include <string.h>
 
-static struct buffer device_fuzz_save(struct device *dev)
+static inline struct buffer device_fuzz_save(struct device *dev)
 {
     struct state_writer w;
     struct buffer out = {0};
 
     state_writer_init(&w);
+    if (dev->ops->quiesce != NULL)
+        dev->ops->quiesce(dev);
     dev->ops->save(dev, &w);
     MUST(state_writer_finish(&w, &out) == 0);
     MUST(state_check(out.data, out.length, NULL) == 0);
@@ -25,7 +27,7 @@ static struct buffer device_fuzz_save(struct device *dev)
 }
 
 /* What was saved restores, and saves to the same bytes. */
-static void device_fuzz_round_trip(struct device *dev)
+static inline void device_fuzz_round_trip(struct device *dev)
 {
     _cleanup_(buffer_clear) struct buffer before = device_fuzz_save(dev);
 
@@ -37,8 +39,8 @@ static void device_fuzz_round_trip(struct device *dev)
 }
 
 /* A record with any payload: taken over or refused, and usable after that. */
-static void device_fuzz_restore(struct device *dev, enum state_type type, const uint8_t *payload,
-                                size_t size)
+static inline void device_fuzz_restore(struct device *dev, enum state_type type,
+                                       const uint8_t *payload, size_t size)
 {
     _cleanup_(buffer_clear) struct buffer state = {0};
     struct state_writer w;
@@ -59,8 +61,8 @@ static void device_fuzz_restore(struct device *dev, enum state_type type, const 
  * a value. host does what comes from outside of the guest. Never hangs: each
  * instruction is one call.
  */
-static void device_fuzz_run(struct device *dev, enum state_type type, const uint8_t *data,
-                            size_t size, void (*host)(struct device *dev, uint8_t value))
+static inline void device_fuzz_run(struct device *dev, enum state_type type, const uint8_t *data,
+                                   size_t size, void (*host)(struct device *dev, uint8_t value))
 {
     static const unsigned widths[] = {1, 2, 4, 8};
 
