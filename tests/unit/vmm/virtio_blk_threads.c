@@ -386,6 +386,74 @@ static void holding_waits_for_what_is_under_way(void **state)
     }
 }
 
+/* Puts a read in the ring that takes milliseconds. Lock held. */
+static void offer_long_read(struct guest *g, uint16_t segments, uint32_t length)
+{
+    store_le32(g->d.mem->hva + HEADERS, VIRTIO_BLK_T_IN);
+    store_le64(g->d.mem->hva + HEADERS + 8, 0);
+    driver_desc(&g->d, DRIVER_INDIRECT, 0, HEADERS, 16, DESC_NEXT, 1);
+    for (uint16_t i = 1; i <= segments; i++)
+        driver_desc(&g->d, DRIVER_INDIRECT, i, DATA, length, DESC_NEXT | DESC_WRITE,
+                    (uint16_t)(i + 1));
+    driver_desc(&g->d, DRIVER_INDIRECT, (uint16_t)(segments + 1), STATUSES, 1, DESC_WRITE, 0);
+    driver_desc(&g->d, DRIVER_DESC, 0, DRIVER_INDIRECT, 16u * (segments + 2u), DESC_INDIRECT, 0);
+    driver_offer(&g->d, QUEUE, 0);
+}
+
+/* Has it begun, and not ended yet? The lock is held then. */
+static bool catch_long_read(struct guest *g)
+{
+    lock(g);
+    offer_long_read(g, 254, 64 << 10);
+    unlock(g);
+    kick(g);
+    for (;;) {
+        lock(g);
+        if (in_flight(g) > 0)
+            return true;
+        bool done = load_le16(g->d.mem->hva + DRIVER_USED + 2) == g->d.offered;
+        unlock(g);
+        if (done)
+            return false;
+        assert_true(clock_monotonic_ns() < g->deadline_ns);
+        sched_yield();
+    }
+}
+
+static void holding_waits_for_a_request_that_takes_its_time(void **state)
+{
+    struct guest *g = *state;
+
+    while (!catch_long_read(g))
+        continue;
+    virtio_blk_hold(g->d.dev, true);
+    assert_int_equal(in_flight(g), 0);
+    assert_int_equal(load_le16(g->d.mem->hva + DRIVER_USED + 2), g->d.offered);
+    unlock(g);
+}
+
+static void a_reset_waits_for_a_request_that_takes_its_time(void **state)
+{
+    struct guest *g = *state;
+
+    while (!catch_long_read(g))
+        continue;
+    const uint16_t offered = g->d.offered;
+    driver_out(&g->d, R_STATUS, 0);
+    assert_int_equal(load_le16(g->d.mem->hva + DRIVER_USED + 2), offered);
+    unlock(g);
+}
+
+static void each_request_is_told_of(void **state)
+{
+    struct guest *g = *state;
+
+    for (unsigned i = 0; i < 100; i++) {
+        assert_int_equal(request(g, VIRTIO_BLK_T_OUT, 0, SECTOR), VIRTIO_BLK_S_OK);
+        sleep_until_interrupt(g);
+    }
+}
+
 /* 2.4.2: after a reset the device does not touch the driver's memory. */
 static void a_reset_waits_for_what_is_under_way(void **state)
 {
@@ -468,15 +536,7 @@ static void a_request_has_a_limit(void **state)
     enum { SEGMENTS = 254, LENGTH = 128 << 10 };
 
     lock(g);
-    store_le32(g->d.mem->hva + HEADERS, VIRTIO_BLK_T_IN);
-    store_le64(g->d.mem->hva + HEADERS + 8, 0);
-    driver_desc(&g->d, DRIVER_INDIRECT, 0, HEADERS, 16, DESC_NEXT, 1);
-    for (uint16_t i = 1; i <= SEGMENTS; i++)
-        driver_desc(&g->d, DRIVER_INDIRECT, i, DATA, LENGTH, DESC_NEXT | DESC_WRITE,
-                    (uint16_t)(i + 1));
-    driver_desc(&g->d, DRIVER_INDIRECT, SEGMENTS + 1, STATUSES, 1, DESC_WRITE, 0);
-    driver_desc(&g->d, DRIVER_DESC, 0, DRIVER_INDIRECT, 16 * (SEGMENTS + 2), DESC_INDIRECT, 0);
-    driver_offer(&g->d, QUEUE, 0);
+    offer_long_read(g, SEGMENTS, LENGTH);
     unlock(g);
     kick(g);
     assert_int_equal(wait_for_any(g), 0);
@@ -612,6 +672,9 @@ int main(void)
         BLK_TEST(many_at_once_read_what_was_written, set_up),
         BLK_TEST(nobody_sleeps_for_ever_with_event_indices, set_up_event_index),
         BLK_TEST(holding_waits_for_what_is_under_way, set_up),
+        BLK_TEST(holding_waits_for_a_request_that_takes_its_time, set_up),
+        BLK_TEST(a_reset_waits_for_a_request_that_takes_its_time, set_up),
+        BLK_TEST(each_request_is_told_of, set_up),
         BLK_TEST(a_reset_waits_for_what_is_under_way, set_up),
         BLK_TEST(a_queue_that_is_taken_away_is_left_alone, set_up),
         BLK_TEST(a_broken_request_stops_the_device_and_not_the_threads, set_up),
