@@ -108,11 +108,25 @@ void group_cache_free(struct group_cache *cache)
     free(cache);
 }
 
+static void evict_to_limit_locked(struct group_cache *cache, const struct cached_group *keep)
+{
+    while (cache->used_bytes > cache->limit_bytes && cache->oldest != keep)
+        evict_oldest(cache);
+}
+
 void group_cache_clear(struct group_cache *cache)
 {
     pthread_mutex_lock(&cache->lock);
     while (cache->oldest != NULL)
         evict_oldest(cache);
+    pthread_mutex_unlock(&cache->lock);
+}
+
+void group_cache_limit(struct group_cache *cache, size_t limit_bytes)
+{
+    pthread_mutex_lock(&cache->lock);
+    cache->limit_bytes = limit_bytes;
+    evict_to_limit_locked(cache, NULL);
     pthread_mutex_unlock(&cache->lock);
 }
 
@@ -159,8 +173,7 @@ static struct cached_group *insert(struct group_cache *cache, struct cached_grou
         *bucket = g;
         make_newest(cache, g);
         cache->used_bytes += g->raw_bytes;
-        while (cache->used_bytes > cache->limit_bytes && cache->oldest != g)
-            evict_oldest(cache);
+        evict_to_limit_locked(cache, g);
     }
     pthread_mutex_unlock(&cache->lock);
     cached_group_release(fresh);

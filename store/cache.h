@@ -35,6 +35,9 @@ void group_cache_free(struct group_cache *cache);
 /* Drops everything that nobody holds. Any thread. */
 void group_cache_clear(struct group_cache *cache);
 
+/* Keeps so many bytes at most from now on. */
+void group_cache_limit(struct group_cache *cache, size_t limit_bytes);
+
 void cached_group_release(struct cached_group *g); /* NULL is fine */
 
 /* One reference more to a group that the caller holds. */

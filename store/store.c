@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store/store.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "store/lease.h"
@@ -12,9 +13,11 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-/* Enough for the neighbours of what a machine touches now; each group is read
- * from the page cache again when it has fallen out, so more buys little. */
-#define CACHE_BYTES (64u << 20)
+/* A disk that was installed bit by bit refers to groups all over the store: with 64 MiB
+ * of them kept, storing its second version decoded each 1.9 times. */
+#define CACHE_BYTES_MIN (UINT64_C(64) << 20)
+#define CACHE_BYTES_MAX (UINT64_C(256) << 20)
+#define CACHE_PART 32u /* of the machine's memory */
 
 DEFINE_CLEANUP(struct store, store_close)
 
@@ -206,6 +209,14 @@ static int limit_index(struct store *store, struct error *err)
     return 0;
 }
 
+static size_t cache_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    uint64_t part = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size / CACHE_PART : 0;
+
+    return (size_t)min_u64(max_u64(part, CACHE_BYTES_MIN), CACHE_BYTES_MAX);
+}
+
 int store_open(const char *dir, bool create, struct store **out, struct error *err)
 {
     _cleanup_(store_closep) struct store *store = calloc(1, sizeof(*store));
@@ -218,7 +229,7 @@ int store_open(const char *dir, bool create, struct store **out, struct error *e
     /* Above every number a committed pack can have. */
     atomic_init(&store->next_owner, UINT32_C(1) << 31);
     store->dir = strdup(dir);
-    if (store->dir == NULL || group_cache_new(CACHE_BYTES, &store->cache) < 0 ||
+    if (store->dir == NULL || group_cache_new(cache_bytes(), &store->cache) < 0 ||
         workers_new(0, &store->workers) < 0)
         return error_errno(err, ENOMEM, "opening the store");
     r = open_dirs(store, create, err);
@@ -269,6 +280,11 @@ void store_limit_threads(struct store *store, unsigned threads)
 unsigned store_threads(struct store *store)
 {
     return workers_threads(store->workers);
+}
+
+void store_limit_cache(struct store *store, size_t bytes)
+{
+    group_cache_limit(store->cache, bytes);
 }
 
 int store_index_rebuild(struct store *store, struct error *err)

@@ -51,6 +51,10 @@ void store_forget_pages(struct store *store);
 void store_limit_threads(struct store *store, unsigned threads);
 unsigned store_threads(struct store *store);
 
+/* How many bytes of what was read this process keeps to read it again: at first a part
+ * of the host's memory. Any thread. */
+void store_limit_cache(struct store *store, size_t bytes);
+
 /*
  * Keeps a checkpoint readable, whoever removes it and collects garbage meanwhile:
  * for what reads one for long. Ends with store_unpin(), with store_close(), or with

@@ -21,6 +21,10 @@
 
 enum { EVENTS_MAX = 32, TIDY_MS = 30000 };
 
+/* Of decoded pages: a host runs many machines, and the kernel keeps the files themselves
+ * once for all of them. */
+#define CACHE_BYTES (32u << 20)
+
 /* ---- the event loop's sources ---- */
 
 int process_watch(struct process *p, int fd, struct watch *watch, uint32_t events)
@@ -419,6 +423,7 @@ static int set_up(struct process *p, struct error *err)
         return r;
     /* A save must leave the guest its share. */
     store_limit_threads(p->store, (store_threads(p->store) + 1) / 2);
+    store_limit_cache(p->store, CACHE_BYTES);
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
     if ((r = store_pin(p->store, &p->base.id, &pin, err)) < 0 ||

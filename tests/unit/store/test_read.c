@@ -3,6 +3,7 @@
 #include "helper.h"
 
 #include "base/cleanup.h"
+#include "store/private.h"
 
 #include <errno.h>
 #include <string.h>
@@ -77,6 +78,49 @@ static void all_pages_come_in_order_however_many_threads(void **state)
     }
 }
 
+/* Nothing but the reader itself keeps what it has decoded. */
+static void pages_come_in_order_without_a_cache(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = sparse_pages();
+    struct digest id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    struct reader r = {.data = data, .stop = UINT64_MAX};
+    struct error err = ERROR_INIT;
+    struct space *space = open_disk(f->store, &id);
+
+    store_limit_cache(f->store, 0);
+    must(space_each_page(space, check_page, &r, &err), &err);
+    assert_false(r.wrong);
+    assert_int_equal(r.count, PAGES - (PAGES + 6) / 7);
+    space_close(space);
+}
+
+static bool first_group_is_kept(struct store *store)
+{
+    _cleanup_(cached_group_releasep) struct cached_group *g =
+        group_cache_peek(store->cache, group_cache_key(0, 0));
+
+    return g != NULL;
+}
+
+static void a_limit_lets_go_of_what_is_beyond_it(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = make_pages(16, 1);
+    struct digest id = commit_disk(f->store, data, 16 * STASIS_PAGE_SIZE, NULL, NULL);
+    struct reader r = {.data = data, .stop = UINT64_MAX};
+    struct error err = ERROR_INIT;
+
+    fixture_reopen(f);
+    struct space *space = open_disk(f->store, &id);
+
+    must(space_each_page(space, check_page, &r, &err), &err);
+    assert_true(first_group_is_kept(f->store));
+    store_limit_cache(f->store, 0);
+    assert_false(first_group_is_kept(f->store));
+    space_close(space);
+}
+
 static void a_visitor_can_stop(void **state)
 {
     struct fixture *f = *state;
@@ -145,6 +189,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(all_pages_come_in_order_however_many_threads),
         TEST(pages_are_cached_until_they_are_forgotten),
+        TEST(pages_come_in_order_without_a_cache),
+        TEST(a_limit_lets_go_of_what_is_beyond_it),
         TEST(a_visitor_can_stop),
         TEST(pages_of_younger_packs_are_found),
     };
