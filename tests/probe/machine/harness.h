@@ -26,7 +26,7 @@
 #include <jansson.h>
 
 #define HARNESS_SKIP 77
-#define DEADLINE_MS 20000
+#define DEADLINE_MS 120000
 
 #define MACHINE_DISKS_MAX 2
 #define SECTOR_SIZE 512
