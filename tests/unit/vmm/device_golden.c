@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "tests/unit/vmm/device_fixture.h"
@@ -217,9 +218,48 @@ static void the_same_guest_makes_the_same_bytes(void **state)
     }
 }
 
+/* Those of virtio devices are restored by the devices' own tests. */
+static bool is_restored(const char *file)
+{
+    static const char *const elsewhere[] = {
+        "device-virtio-mmio-1.state",
+        "device-virtio-net-1.state",
+        "device-virtio-balloon-1.state",
+        "device-virtio-vsock-1.state",
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(goldens); i++)
+        if (strcmp(file, goldens[i].file) == 0)
+            return true;
+    for (size_t i = 0; i < ARRAY_LEN(elsewhere); i++)
+        if (strcmp(file, elsewhere[i]) == 0)
+            return true;
+    return false;
+}
+
+/* A new version adds a file and a line above, and takes none away. */
+static void every_golden_state_of_every_version_is_restored(void **state)
+{
+    _cleanup_closedir_ DIR *dir = opendir(STASIS_GOLDEN);
+    struct dirent *entry;
+    unsigned found = 0;
+
+    (void)state;
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        if (strncmp(entry->d_name, "device-", 7) != 0)
+            continue;
+        if (!is_restored(entry->d_name))
+            fail_msg("no test restores %s", entry->d_name);
+        found++;
+    }
+    assert_true(found >= 9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_golden_state_of_every_version_is_restored),
         cmocka_unit_test(golden_states_restore_to_known_registers),
         cmocka_unit_test(the_same_guest_makes_the_same_bytes),
     };
