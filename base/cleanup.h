@@ -5,10 +5,12 @@
 #define STASIS_BASE_CLEANUP_H
 
 #include <dirent.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#if __has_include(<jansson.h>) /* not where code for guests is built */
+#include <jansson.h>
+#endif
 
 #define _cleanup_(fn) __attribute__((cleanup(fn)))
 
@@ -35,10 +37,12 @@ static inline void cleanup_closedirp(DIR **dir)
         closedir(*dir);
 }
 
+#ifdef JANSSON_H
 static inline void cleanup_jsonp(json_t **value)
 {
     json_decref(*value);
 }
+#endif
 
 #define _cleanup_free_ _cleanup_(cleanup_freep)
 #define _cleanup_close_ _cleanup_(cleanup_closep)

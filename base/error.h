@@ -20,6 +20,10 @@ enum error_status {
     STATUS_EXISTS = 12,
     STATUS_CORRUPT = 13,
     STATUS_HOST_CANNOT = 14,
+    /* Of exec, whose other codes are the command's. */
+    STATUS_EXEC_FAILED = 125,
+    STATUS_EXEC_CANNOT_RUN = 126,
+    STATUS_EXEC_NOT_FOUND = 127,
     STATUS_INTERRUPTED = 130,
 };
 

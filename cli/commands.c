@@ -24,6 +24,13 @@ static const struct command *const images[] = {
     &command_pull,   &command_send,   &command_receive, NULL,
 };
 
+static const struct command *const guests[] = {
+    &command_exec,
+    &command_shell,
+    &command_cp,
+    NULL,
+};
+
 static const struct command *const inside[] = {
     &command_cat,    &command_tree, &command_find_files, &command_mount, &command_umount,
     &command_export, NULL,
@@ -39,8 +46,7 @@ static const struct command *const program[] = {
 };
 
 const struct command_group command_groups[] = {
-    {"Machines", machines},       {"Watching", watching},
-    {"Checkpoints", checkpoints}, {"Images", images},
-    {"Looking inside", inside},   {"Store and host", store},
-    {"This program", program},    {NULL, NULL},
+    {"Machines", machines},       {"Inside machines", guests}, {"Watching", watching},
+    {"Checkpoints", checkpoints}, {"Images", images},          {"Looking inside", inside},
+    {"Store and host", store},    {"This program", program},   {NULL, NULL},
 };
