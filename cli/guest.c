@@ -14,7 +14,7 @@ enum { ENTROPY_SIZE = 64, MACHINE_ID_BYTES = 16, QUICK_MS = 3000, ANSWER_MS = 30
 
 /* ---- connecting ---- */
 
-static int is_paused(const char *machine, struct error *err)
+static int paused(const char *machine, struct error *err)
 {
     error_set(err, STATUS_FAILED, EAGAIN, "%s is paused, so nothing can be done in it", machine);
     error_hint(err, "stasis resume %s", machine);
@@ -49,15 +49,21 @@ static int connect_to(struct cli *cli, const char *machine, int patience_ms, str
     return agent_connect(path, patience_ms, out, err);
 }
 
+static bool is_paused(struct cli *cli, const char *machine)
+{
+    _cleanup_json_ json_t *status = machines_status(cli, machine);
+
+    return strcmp(machines_state(cli, machine, status), "paused") == 0;
+}
+
 int guest_connect(struct cli *cli, const char *machine, int patience_ms, struct channel *out,
                   struct error *err)
 {
     int r = machines_require_running(cli, machine, err);
     if (r < 0)
         return r;
-    _cleanup_json_ json_t *status = machines_status(cli, machine);
-    if (strcmp(machines_state(cli, machine, status), "paused") == 0)
-        return is_paused(machine, err);
+    if (is_paused(cli, machine))
+        return paused(machine, err);
     r = connect_to(cli, machine, patience_ms, out, err);
     if (r < 0)
         explain(machine, r, err);
@@ -68,7 +74,8 @@ bool guest_connect_if(struct cli *cli, const char *machine, struct channel *out)
 {
     struct error ignored;
 
-    return cli_home(cli, &ignored) >= 0 && connect_to(cli, machine, QUICK_MS, out, &ignored) >= 0;
+    return cli_home(cli, &ignored) >= 0 && !is_paused(cli, machine) &&
+           connect_to(cli, machine, QUICK_MS, out, &ignored) >= 0;
 }
 
 /* ---- shutting down ---- */
@@ -90,6 +97,12 @@ int guest_shut_down(struct cli *cli, const char *machine, struct error *err)
 }
 
 /* ---- identity ---- */
+
+struct identity {
+    bool clock;            /* set its wall clock to ours */
+    bool renew;            /* a machine id of its own, and its addresses anew */
+    const char *host_name; /* NULL: as it is */
+};
 
 struct remarks {
     const struct cli *cli;
@@ -115,7 +128,7 @@ static void random_hex(char out[2 * MACHINE_ID_BYTES + 1])
         snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
 
-static int encode(const struct guest_identity *identity, struct buffer *out)
+static int encode(const struct identity *identity, struct buffer *out)
 {
     char machine_id[2 * MACHINE_ID_BYTES + 1] = "";
     uint8_t entropy[ENTROPY_SIZE];
@@ -125,7 +138,7 @@ static int encode(const struct guest_identity *identity, struct buffer *out)
                  (identity->renew ? AGENT_IDENTITY_DHCP : 0u),
         .entropy = entropy,
         .entropy_length = sizeof(entropy),
-        .host_name = identity->host_name,
+        .host_name = identity->host_name != NULL ? identity->host_name : "",
         .machine_id = machine_id,
     };
 
@@ -143,7 +156,7 @@ static int encode(const struct guest_identity *identity, struct buffer *out)
 }
 
 static int tell(struct cli *cli, const char *machine, struct channel *ch,
-                const struct guest_identity *identity, struct error *err)
+                const struct identity *identity, struct error *err)
 {
     _cleanup_(buffer_clear) struct buffer payload = {0};
     struct remarks remarks = {.cli = cli, .machine = machine};
@@ -156,25 +169,58 @@ static int tell(struct cli *cli, const char *machine, struct channel *ch,
     return r < 0 ? r : agent_await_done(ch, print_remark, &remarks, err);
 }
 
-int guest_identify(struct cli *cli, const char *machine, const struct guest_identity *identity,
-                   struct error *err)
+static int identify(struct cli *cli, const char *machine, const struct identity *identity,
+                    struct error *err)
 {
-    const bool wanted = identity->renew || identity->host_name != NULL;
-    struct error ignored;
     struct channel ch;
-    int r = 0;
 
-    if (wanted)
-        r = guest_connect(cli, machine, AGENT_HANDSHAKE_MS, &ch, err);
-    else if (!guest_connect_if(cli, machine, &ch))
-        return 0;
+    int r = guest_connect(cli, machine, AGENT_HANDSHAKE_MS, &ch, err);
     if (r == 0) {
-        r = tell(cli, machine, &ch, identity, wanted ? err : &ignored);
+        r = tell(cli, machine, &ch, identity, err);
         channel_clear(&ch);
     }
-    if (!wanted)
-        return 0;
     if (r < 0)
-        error_prefix(err, "%s runs, but could not be given an identity of its own", machine);
+        error_prefix(err, "%s runs, but is not a machine of its own", machine);
     return r;
+}
+
+int guest_check_identity(const struct arguments *args, uint64_t count, struct error *err)
+{
+    const bool named = arguments_has(args, "hostname");
+    const bool asked = named || arguments_has(args, "identity");
+
+    if (named && !home_name_is_valid(arguments_text(args, "hostname", "")))
+        return error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be a host name",
+                         arguments_text(args, "hostname", ""));
+    if (named && count > 1) {
+        error_set(err, STATUS_USAGE, EINVAL, "several machines cannot have one host name");
+        error_hint(err, "--identity gives each its machine's name");
+        return -EINVAL;
+    }
+    if (asked && arguments_has(args, "paused"))
+        return error_set(err, STATUS_USAGE, EINVAL, "a paused guest cannot be given an identity");
+    return 0;
+}
+
+int guest_settle(struct cli *cli, const char *machine, const struct arguments *args,
+                 const struct machine_start *start, struct error *err)
+{
+    const bool own = args != NULL && arguments_has(args, "identity");
+    const struct identity identity = {
+        .clock = start->clock == MACHINE_CLOCK_HOST,
+        .renew = own,
+        .host_name = args != NULL ? arguments_text(args, "hostname", own ? machine : NULL) : NULL,
+    };
+    struct error ignored;
+    struct channel ch;
+
+    if (start->paused)
+        return 0;
+    if (identity.host_name != NULL)
+        return identify(cli, machine, &identity, err);
+    if (guest_connect_if(cli, machine, &ch)) {
+        tell(cli, machine, &ch, &identity, &ignored);
+        channel_clear(&ch);
+    }
+    return 0;
 }

@@ -5,6 +5,7 @@
 
 #include "agent/client.h"
 #include "cli/app.h"
+#include "vmm/machine.h"
 
 /*
  * Connects to the agent of a running machine. Errors name the machine and say what to
@@ -21,19 +22,19 @@ bool guest_connect_if(struct cli *cli, const char *machine, struct channel *out)
  * err: there is no agent. */
 int guest_shut_down(struct cli *cli, const char *machine, struct error *err);
 
-struct guest_identity {
-    bool clock;            /* set its wall clock to ours */
-    bool renew;            /* a machine id of its own, and its addresses anew */
-    const char *host_name; /* NULL: as it is */
-};
+/* Is what --identity and --hostname ask for possible for so many machines? STATUS_USAGE. */
+int guest_check_identity(const struct arguments *args, uint64_t count, struct error *err);
 
 /*
- * Tells the guest that it is another one now, or at another time: its random numbers
- * are reseeded in any case. Remarks of the agent are printed. Without an agent nothing
- * is done, and it is an error only if something was asked for.
+ * Tells the guest of a machine that was just started from a checkpoint, or put back to
+ * one, that it is another one now, or at another time: its random numbers are reseeded,
+ * its clock is set with --clock host, and what --identity and --hostname ask for is done
+ * (args may be NULL). Remarks of the agent are printed. Without an agent nothing is
+ * done, and it is an error only if something was asked for; a paused machine is left
+ * alone.
  */
-int guest_identify(struct cli *cli, const char *machine, const struct guest_identity *identity,
-                   struct error *err);
+int guest_settle(struct cli *cli, const char *machine, const struct arguments *args,
+                 const struct machine_start *start, struct error *err);
 
 /* Options for verbs after which a guest is another one. */
 #define GUEST_OPTION_IDENTITY                                                                      \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "cli/guest.h"
 #include "cli/interrupt.h"
 #include "cli/machines.h"
 #include "cli/names.h"
@@ -15,6 +16,7 @@
 enum { CLONES_MAX = 10000 };
 
 struct plan {
+    const struct arguments *args;
     struct machine_start start;
     struct net_settings net;
     uint64_t count;
@@ -80,7 +82,7 @@ static json_t *clone_one(struct cli *cli, struct plan *plan)
     int r = launch_one(cli, plan, &name, &one);
     json_t *item = json_pack("{s:s, s:b, s:o}", "name", name, "ok", r >= 0, "id",
                              output_id(&plan->start.checkpoint));
-    if (r >= 0)
+    if (r >= 0 && guest_settle(cli, name, plan->args, &plan->start, &one) >= 0)
         return item;
     json_object_set_new(item, "status", json_integer(one.status));
     json_object_set_new(item, "message", output_text(one.message));
@@ -148,6 +150,7 @@ static int make_plan(const struct arguments *args, struct plan *plan, struct err
 {
     const char *wanted = arguments_operand(args, 1);
 
+    plan->args = args;
     plan->count = arguments_number(args, "count", 1);
     plan->next = 1;
     plan->pick = wanted == NULL;
@@ -155,7 +158,7 @@ static int make_plan(const struct arguments *args, struct plan *plan, struct err
     plan->start.clock = machines_clock(args);
     plan->start.paused = arguments_has(args, "paused");
     int r = plan_network(args, plan, err);
-    if (r < 0)
+    if (r < 0 || (r = guest_check_identity(args, plan->count, err)) < 0)
         return r;
     if (wanted == NULL)
         names_from_reference(arguments_operand(args, 0), plan->base);
@@ -202,6 +205,8 @@ static const struct option_spec options[] = {
     NETWORK_OPTIONS,
     MACHINES_OPTION_CLOCK,
     MACHINES_OPTION_PAUSED,
+    GUEST_OPTION_IDENTITY,
+    GUEST_OPTION_HOSTNAME,
     COMMAND_OPTION_JSON,
     {0},
 };
@@ -209,12 +214,13 @@ static const struct option_spec options[] = {
 const struct command command_clone = {
     .name = "clone",
     .summary = "Make new running machines from a checkpoint, image or machine",
-    .usage = "clone REF [NEW] [-n N] [-p PORTS]... [--clock MODE] [--paused]",
+    .usage = "clone REF [NEW] [-n N] [-p PORTS]... [--identity] [--clock MODE]",
     .details = "Each goes on from the same instant, with memory and disks of its own that take "
                "space only as they change. A running machine is saved first and goes on. Prints "
                "the names; ends with exit code 3 if only some could be made. Clones have the same "
                "addresses, each in a network of its own; ports of the host lead to one only if "
-               "-p says so.",
+               "-p says so. An agent in the guest reseeds its random numbers, and with --identity "
+               "makes it known by another name; else the clone believes to be the original.",
     .example = "stasis clone web@before test -n 3",
     .options = options,
     .operands = {{.name = "REF", .completion = COMPLETE_REFERENCE},

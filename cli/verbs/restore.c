@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/cleanup.h"
+#include "cli/guest.h"
 #include "cli/machines.h"
 #include "cli/network.h"
 #include "cli/reference.h"
@@ -79,6 +80,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
             : machine_spawn(&cli->home, ref.machine, &start, err);
     if (r < 0)
         return r;
+    guest_settle(cli, ref.machine, NULL, &start, NULL);
     return report(cli, ref.machine, &start.checkpoint, discard ? NULL : &saved, err);
 }
 

@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "cli/attach.h"
 #include "cli/cold.h"
+#include "cli/guest.h"
 #include "cli/interrupt.h"
 #include "cli/machines.h"
 #include "cli/network.h"
@@ -147,7 +148,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     int escape;
 
     int r = check_usage(args, err);
-    if (r < 0 ||
+    if (r < 0 || (r = guest_check_identity(args, 1, err)) < 0 ||
         (r = terminal_parse_escape(arguments_text(args, "escape", "ctrl-a"), &escape, err)) < 0 ||
         (r = network_settings(args, &net, &connected, err)) < 0 || (r = cli_store(cli, err)) < 0 ||
         (r = check_name(cli, wanted, err)) < 0 ||
@@ -163,6 +164,8 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
             catalogue_checkpoint_remove(cli->store, &start.checkpoint, NULL);
         return r;
     }
+    if ((r = guest_settle(cli, name, args, &start, err)) < 0)
+        return r;
     return follow_up(cli, name, args, &start.checkpoint, made, err);
 }
 
@@ -175,6 +178,8 @@ static const struct option_spec options[] = {
     NETWORK_OPTIONS,
     MACHINES_OPTION_CLOCK,
     MACHINES_OPTION_PAUSED,
+    GUEST_OPTION_IDENTITY,
+    GUEST_OPTION_HOSTNAME,
     ATTACH_OPTION_ESCAPE,
     COMMAND_OPTION_JSON,
     {0},
