@@ -4,9 +4,9 @@
 #include "base/bytes.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +15,8 @@ enum { READ_SIZE = 64 << 10 };
 void channel_init(struct channel *ch, int fd, int patience_ms)
 {
     *ch = (struct channel){.fd = fd, .patience_ms = patience_ms};
+    if (fd >= 0)
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
 void channel_clear(struct channel *ch)
@@ -49,7 +51,7 @@ int channel_fill(struct channel *ch)
         return r;
     ssize_t n;
     do
-        n = recv(ch->fd, ch->in.data + ch->in.length, READ_SIZE, MSG_DONTWAIT);
+        n = read(ch->fd, ch->in.data + ch->in.length, READ_SIZE);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return errno == EWOULDBLOCK ? -EAGAIN : -errno;
@@ -107,8 +109,7 @@ size_t channel_queued(const struct channel *ch)
 int channel_flush(struct channel *ch)
 {
     while (channel_queued(ch) > 0) {
-        ssize_t n = send(ch->fd, ch->out.data + ch->out_sent, channel_queued(ch),
-                         MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = write(ch->fd, ch->out.data + ch->out_sent, channel_queued(ch));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)

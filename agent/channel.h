@@ -79,7 +79,8 @@ struct channel {
     size_t out_sent;
 };
 
-/* Takes the socket. patience_ms as above. */
+/* Takes the socket or pipe, which does not block from here on. patience_ms as above.
+ * Whoever sends ignores SIGPIPE. */
 void channel_init(struct channel *ch, int fd, int patience_ms);
 /* Closes the socket, too. Accepts one that is all zero but for fd -1. */
 void channel_clear(struct channel *ch);

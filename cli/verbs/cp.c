@@ -4,6 +4,7 @@
 #include "cli/guest.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
+#include "cli/unpack.h"
 #include "cli/verbs/verbs.h"
 
 #include <errno.h>
@@ -11,10 +12,11 @@
 
 enum { STALL_MS = 60000 };
 
-/* "web:/etc/hosts": a guest's; all else is a file here. As with scp, a ':' behind a '/'
- * is part of a name. */
+/* "web:/etc/hosts": a guest's; "web@one:/etc/hosts": a checkpoint's; all else is a file
+ * here. As with scp, a ':' behind a '/' is part of a name. */
 struct place {
-    char machine[MACHINE_NAME_MAX + 2]; /* "": here */
+    char machine[MACHINE_NAME_MAX + 2]; /* "": here, or a checkpoint */
+    bool checkpoint;                    /* path is REF:PATH */
     const char *path;
 };
 
@@ -28,11 +30,8 @@ static int parse_place(const char *text, struct place *out, struct error *err)
         return 0;
     const size_t length = (size_t)(colon - text);
     if (memchr(text, '@', length) != NULL) {
-        error_set(err, STATUS_USAGE, ENOTSUP, "cp reads running machines, not checkpoints: %s",
-                  text);
-        error_hint(err,
-                   "stasis mount DIR shows the files of all checkpoints; copy them from there");
-        return -ENOTSUP;
+        out->checkpoint = true;
+        return 0;
     }
     if (length >= sizeof(out->machine))
         return error_set(err, STATUS_USAGE, EINVAL, "'%s' names no machine", text);
@@ -51,7 +50,12 @@ static int parse_places(const struct arguments *args, struct place *from, struct
     int r = parse_place(arguments_operand(args, 0), from, err);
     if (r < 0 || (r = parse_place(arguments_operand(args, 1), to, err)) < 0)
         return r;
-    if ((from->machine[0] != '\0') != (to->machine[0] != '\0'))
+    if (to->checkpoint) {
+        error_set(err, STATUS_USAGE, EROFS, "%s is a checkpoint: nothing changes it", to->path);
+        error_hint(err, "copy into a machine, or into a clone of it");
+        return -EROFS;
+    }
+    if ((from->checkpoint || from->machine[0] != '\0') != (to->machine[0] != '\0'))
         return 0;
     error_set(err, STATUS_USAGE, EINVAL, "cp needs one place in a machine and one here");
     error_hint(err, "write MACHINE:/path for the former; a file here whose name has a ':' as "
@@ -101,31 +105,39 @@ static int transfer(struct channel *ch, const struct place *from, const struct p
     return r < 0 ? r : agent_await_done(ch, options->warn, options->context, err);
 }
 
+static int copy_guest(struct cli *cli, const struct place *from, const struct place *to,
+                      const struct tree_options *options, struct error *err)
+{
+    const char *machine = from->machine[0] != '\0' ? from->machine : to->machine;
+    struct channel ch;
+
+    int r = guest_connect(cli, machine, AGENT_HANDSHAKE_MS, &ch, err);
+    if (r < 0)
+        return r;
+    ch.patience_ms = STALL_MS;
+    ch.give_up = interrupt_pending;
+    r = transfer(&ch, from, to, options, err);
+    channel_clear(&ch);
+    if (r < 0 && err->status != STATUS_INTERRUPTED)
+        error_prefix(err, "cannot copy");
+    return r;
+}
+
 static int run(struct cli *cli, const struct arguments *args, struct error *err)
 {
     struct place from, to;
     struct job job = {.cli = cli};
     /* What a guest says of set-user-id means nothing here. */
-    struct tree_options options = {
+    const struct tree_options options = {
         .progress = advance, .warn = remark, .context = &job, .mode_mask = 0777};
-    struct channel ch;
 
     int r = parse_places(args, &from, &to, err);
     if (r < 0)
         return r;
-    const char *machine = from.machine[0] != '\0' ? from.machine : to.machine;
-    r = guest_connect(cli, machine, AGENT_HANDSHAKE_MS, &ch, err);
-    if (r < 0)
-        return r;
-    ch.patience_ms = STALL_MS;
-    ch.give_up = interrupt_pending;
     progress_begin(&job.progress, "copying", 0);
-    r = transfer(&ch, &from, &to, &options, err);
+    r = from.checkpoint ? unpack_checkpoint(cli, from.path, to.path, &options, err)
+                        : copy_guest(cli, &from, &to, &options, err);
     progress_end(&job.progress);
-    channel_clear(&ch);
-    if (r < 0 && err->status != STATUS_INTERRUPTED)
-        error_prefix(err, "cannot copy from %s to %s", arguments_operand(args, 0),
-                     arguments_operand(args, 1));
     if (r == 0 && job.left_out > 0)
         return error_set(err, STATUS_PARTLY, EIO, "%u could not be copied", job.left_out);
     return r;
@@ -140,9 +152,10 @@ const struct command command_cp = {
     .name = "cp",
     .summary = "Copy files into machines and out of them",
     .usage = "cp FILE MACHINE:PATH\n"
-             "cp MACHINE:PATH FILE",
+             "cp MACHINE[@CHECKPOINT]:PATH FILE",
     .details = "Whole directories as well, with modes, times and symbolic links; by the agent in "
-               "the guest. If the destination is a directory it goes into it, else it is the new "
+               "the guest, or out of a checkpoint, where PATH is as with cat. If the destination "
+               "is a directory it goes into it, else it is the new "
                "name; of SRC/. the content is copied. Paths in a guest that do not begin with / "
                "are below root's home. A file that is replaced keeps its owner; new ones are "
                "root's in a guest, and yours here, without set-user-id. What is neither file, "

@@ -21,6 +21,7 @@ int fixture_directory(void **state)
     struct fixture *f = calloc(1, sizeof(*f));
 
     assert_non_null(f);
+    signal(SIGPIPE, SIG_IGN);
     snprintf(f->dir, sizeof(f->dir), "/tmp/stasis-agent-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     snprintf(f->socket, sizeof(f->socket), "%s/socket", f->dir);
