@@ -18,7 +18,7 @@ expect_true "the agent answers" wait_until 60 answers web
 # Commands.
 expect "it prints" "hello  world" "$(in_web echo 'hello  world')"
 expect_exit 0 stasis exec web -- true
-expect_exit 42 stasis exec web -- sh -c 'exit 42; echo >&2'
+expect_exit 42 stasis exec web -- sh -c 'echo failing >&2; exit 42'
 expect_exit 137 stasis exec web -- sh -c 'echo dying >&2; kill -KILL $$'
 expect_exit 127 stasis exec web -- no-such-command
 expect_exit 126 stasis exec web -- /etc/passwd
@@ -28,7 +28,7 @@ expect "it knows variables, directory and user" "blue /tmp root" \
 head -c 3000000 /dev/urandom >"$work/data"
 sum=$(md5sum <"$work/data")
 expect "3 MB go in and come back" "$sum" "$(stasis exec web -i -- cat <"$work/data" | md5sum)"
-expect_like "a terminal has a size" '*[0-9] [0-9]*' "$(stasis exec web -t -- stty size </dev/null)"
+expect_like "-t gives it a terminal" '/dev/pts/*' "$(stasis exec web -t -- tty </dev/null)"
 expect_like "shell takes a script" '*one two*' "$(echo 'echo one two' | stasis shell web)"
 
 # Files.
