@@ -66,7 +66,7 @@ int inside_open(struct cli *cli, struct tree **out, struct error *err)
         return r;
     /* Its threads, if it has started any, would stay outside of the sandbox. */
     store_close(steal_pointer(cli->store));
-    if ((r = sandbox_enter(cli->home.store, err)) < 0 || (r = cli_store(cli, err)) < 0)
+    if ((r = mount_sandbox_enter(cli->home.store, err)) < 0 || (r = cli_store(cli, err)) < 0)
         return r;
     r = tree_open(cli->store, out);
     return r < 0 ? error_errno(err, -r, "cannot look inside") : 0;

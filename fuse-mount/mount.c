@@ -78,7 +78,7 @@ static int server_run(const char *store_dir, struct serve *serve, struct fuse_se
     r = tree_open(store, &tree);
     if (r < 0)
         return error_errno(err, -r, "cannot serve the mount");
-    r = sandbox_enter(store_dir, err);
+    r = mount_sandbox_enter(store_dir, err);
     if (r < 0)
         return r;
     serve->tree = tree;

@@ -127,7 +127,7 @@ static int restrict_calls(struct error *err)
     return 0;
 }
 
-int sandbox_enter(const char *store_dir, struct error *err)
+int mount_sandbox_enter(const char *store_dir, struct error *err)
 {
     /* Of root's, what it takes to read a store that somebody else owns. */
     const uint32_t readers = 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH;

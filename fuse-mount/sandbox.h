@@ -13,6 +13,6 @@
  * undone. Call before threads exist. An error only if no_new_privs or seccomp
  * fail; a kernel without Landlock does with less.
  */
-int sandbox_enter(const char *store_dir, struct error *err);
+int mount_sandbox_enter(const char *store_dir, struct error *err);
 
 #endif
