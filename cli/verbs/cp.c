@@ -10,15 +10,25 @@
 #include <errno.h>
 #include <string.h>
 
-enum { STALL_MS = 60000 };
+enum { STALL_MS = 60000, ID_DIGITS_MIN = 8 };
 
-/* "web:/etc/hosts": a guest's; "web@one:/etc/hosts": a checkpoint's; all else is a file
- * here. As with scp, a ':' behind a '/' is part of a name. */
+/* "web:/etc/hosts": a guest's; "web@one:/etc/hosts", "debian:12:/etc/hosts": of a
+ * checkpoint or image; all else is a file here. As with scp, a ':' behind a '/' is part
+ * of a name. */
 struct place {
     char machine[MACHINE_NAME_MAX + 2]; /* "": here, or a checkpoint */
     bool checkpoint;                    /* path is REF:PATH */
     const char *path;
 };
+
+/* Something that only a checkpoint or image is called: "web@one", "debian:12", an id. */
+static bool is_checkpoint(const char *text, size_t length, const char *path)
+{
+    const size_t tag = strcspn(path, "/:");
+
+    return memchr(text, '@', length) != NULL || path[tag] == ':' ||
+           (length >= ID_DIGITS_MIN && strspn(text, "0123456789abcdef") == length);
+}
 
 static int parse_place(const char *text, struct place *out, struct error *err)
 {
@@ -29,7 +39,7 @@ static int parse_place(const char *text, struct place *out, struct error *err)
     if (colon == NULL || (slash != NULL && slash < colon))
         return 0;
     const size_t length = (size_t)(colon - text);
-    if (memchr(text, '@', length) != NULL) {
+    if (is_checkpoint(text, length, colon + 1)) {
         out->checkpoint = true;
         return 0;
     }
@@ -152,14 +162,16 @@ const struct command command_cp = {
     .name = "cp",
     .summary = "Copy files into machines and out of them",
     .usage = "cp FILE MACHINE:PATH\n"
-             "cp MACHINE[@CHECKPOINT]:PATH FILE",
-    .details = "Whole directories as well, with modes, times and symbolic links; by the agent in "
-               "the guest, or out of a checkpoint, where PATH is as with cat. If the destination "
-               "is a directory it goes into it, else it is the new "
-               "name; of SRC/. the content is copied. Paths in a guest that do not begin with / "
-               "are below root's home. A file that is replaced keeps its owner; new ones are "
-               "root's in a guest, and yours here, without set-user-id. What is neither file, "
-               "directory nor link is left out, and the exit code is 3.",
+             "cp MACHINE:PATH FILE\n"
+             "cp REF:PATH FILE",
+    .details =
+        "Whole directories as well, with modes, times and symbolic links; by the agent in "
+        "the guest, or out of a checkpoint or image, where PATH is as with cat. If the destination "
+        "is a directory it goes into it, else it is the new "
+        "name; of SRC/. the content is copied. Paths in a guest that do not begin with / "
+        "are below root's home. A file that is replaced keeps its owner; new ones are "
+        "root's in a guest, and yours here, without set-user-id. What is neither file, "
+        "directory nor link is left out, and the exit code is 3.",
     .example = "stasis cp web:/var/log/messages .",
     .options = options_list,
     .operands = {{.name = "SRC", .completion = COMPLETE_FILE},

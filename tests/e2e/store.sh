@@ -90,6 +90,15 @@ expect "names may have colons" 'colons' "$(stasis cat "base:1:/srv/a:b/c:d")"
 expect "several in order" $'version one\ncolons' "$(stasis cat base:1:/etc/motd "$id:/srv/a:b/c:d")"
 expect_true "a large one as it is" cmp "$work/files/noise" <(stasis cat base:1:/noise)
 expect_true "what a mount has beside files" json '.config.vcpus == 2' < <(stasis cat base:1:manifest.json)
+must stasis cp base:1:/etc/motd "$work/motd"
+expect "cp copies a file out" 'version one' "$(<"$work/motd")"
+must stasis cp "$id:/srv" "$work/srv"
+expect_true "and a directory" diff -r "$work/files/srv" "$work/srv"
+must stasis cp base:1:/noise "$work"
+expect_true "and a large file" cmp "$work/files/noise" "$work/noise"
+expect_exit 10 stasis cp base:1:/etc/none "$work/none"
+expect_true "of what is not there nothing is left" test ! -e "$work/none"
+expect_exit 2 stasis cp "$work/motd" base:1:/etc/motd
 expect_exit 10 stasis cat base:1:/etc/none
 expect_like "and what to do" '*hint: stasis tree base:1:*' "$said"
 expect_exit 10 stasis cat base:1:/etc/motd/none
