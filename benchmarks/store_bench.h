@@ -37,6 +37,10 @@ void print_figure(const char *name, double ours, double reference, double goal, 
 void print_runs(const char *name, const struct runs *runs, double goal, const char *better,
                 const char *unit);
 
+/* The same where the goal is what ours has to reach by itself. */
+void print_runs_limit(const char *name, const struct runs *runs, double limit, const char *better,
+                      const char *unit);
+
 __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *fmt, ...);
 /* Ends the program with err's message if r is negative. */
 void need(int r, const struct error *err, const char *what);

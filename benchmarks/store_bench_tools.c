@@ -50,6 +50,14 @@ void print_runs(const char *name, const struct runs *runs, double goal, const ch
                  goal, better, unit);
 }
 
+void print_runs_limit(const char *name, const struct runs *runs, double limit, const char *better,
+                      const char *unit)
+{
+    printf("%s %.4g %.4g =%.4g %s %s\n", name, median_of(runs->ours, runs->count),
+           median_of(runs->reference, runs->count), limit, better, unit);
+    fflush(stdout);
+}
+
 void fail(const char *fmt, ...)
 {
     va_list args;
