@@ -19,7 +19,8 @@ struct ingest_stats {
     uint64_t stored_bytes; /* of packs written */
 };
 
-/* One thread at a time may use an ingest; several may exist at once. */
+/* One thread at a time may use an ingest; several may exist at once. It is freed, whatever
+ * became of it, before its store is closed. */
 int ingest_begin(struct store *store, struct ingest **out, struct error *err);
 void ingest_free(struct ingest *in); /* abandons what was not committed */
 void ingest_get_stats(const struct ingest *in, struct ingest_stats *out);

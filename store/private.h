@@ -26,7 +26,8 @@ struct store {
     int64_t lease_owner;     /* our number there, 0 before the first lease; under db.lock */
     int64_t *ended;          /* leases whose end could not be written yet; under db.lock */
     size_t ended_count;
-    atomic_bool collecting; /* a thread of ours is in store_gc() */
+    atomic_bool collecting;   /* a thread of ours is in store_gc() */
+    atomic_ullong nodes_read; /* of maps: what walks cost, for tests */
 };
 
 /* A row of the table of leases. Zero-initialised: none. */

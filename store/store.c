@@ -470,6 +470,7 @@ int store_node_bytes(struct store *store, const struct digest *digest,
                      struct error *err)
 {
     int64_t epoch = atomic_load(&store->epoch);
+    atomic_fetch_add_explicit(&store->nodes_read, 1, memory_order_relaxed);
     int r = node_bytes(store, digest, group_out, bytes_out, length_out, err);
 
     if (r < 0 && packs_changed_since(store, epoch))

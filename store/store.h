@@ -7,6 +7,7 @@
  *   DIR/catalogue.db      SQLite (WAL): checkpoints, machines, images, packs, blobs
  *   DIR/packs/ID.pack     sealed packs, immutable
  *   DIR/packs/ID.tmp      a pack some process is writing (flocked by it)
+ *   DIR/commits           how many transactions the catalogue once had (db_mark.c)
  *   DIR/leases            empty; whoever uses the store locks a byte of it
  *   DIR/reserve           room for the catalogue on a full disk
  *   DIR/index/N.run       which packs may have a key: a cache (run.h)
@@ -35,6 +36,7 @@ struct store;
  * that no living process owns. How much memory the index may take, in MiB, is asked of
  * the environment: STASIS_INDEX_MEMORY. */
 int store_open(const char *dir, bool create, struct store **out, struct error *err);
+/* After everything that was opened with it: spaces, ingests. */
 void store_close(struct store *store);
 
 /* Lets go of packs that have been collected, so that their space is free: for

@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "store/private.h"
 
 #include <errno.h>
 #include <string.h>
@@ -376,6 +377,97 @@ static void comparing_never_visits_pages_beyond_the_end(void **state)
     space_close(c);
 }
 
+static int count_any(uint64_t page, struct page_ref a, struct page_ref b, void *context)
+{
+    (void)page;
+    (void)a;
+    (void)b;
+    ++*(unsigned *)context;
+    return 0;
+}
+
+/* Made up: maps do not ask what they refer to. */
+static struct page_ref some_ref(uint64_t number)
+{
+    return (struct page_ref){.lo = number * 7 + 1, .hi = UINT64_C(1) << 16};
+}
+
+/* Compares the map with one in which `count` pages, far from each other, are others:
+ * how many nodes that reads. */
+static uint64_t nodes_of_diff(struct store *store, const struct digest *base, uint64_t pages,
+                              unsigned count)
+{
+    struct error err = ERROR_INIT;
+    struct ingest *in = NULL;
+    struct space *a, *b;
+    struct map_builder *builder;
+    struct digest changed;
+    unsigned visits = 0;
+    uint64_t before;
+
+    must(ingest_begin(store, &in, &err), &err);
+    must(map_builder_begin(in, base, pages, pages, &builder, &err), &err);
+    for (unsigned i = 0; i < count; i++)
+        must(map_builder_set(builder, pages / count * i, some_ref(pages + i), &err), &err);
+    must(map_builder_finish(builder, &changed, &err), &err);
+    map_builder_free(builder);
+    commit_root(in, &changed, pages);
+    ingest_free(in);
+    must(space_open(store, base, pages * STASIS_PAGE_SIZE, &a, &err), &err);
+    must(space_open(store, &changed, pages * STASIS_PAGE_SIZE, &b, &err), &err);
+    before = store->nodes_read;
+    must(space_diff(a, b, count_any, &visits, &err), &err);
+    assert_int_equal(visits, count);
+    space_close(a);
+    space_close(b);
+    return store->nodes_read - before;
+}
+
+/* Of 1 GiB: 4161 nodes in three levels. */
+static void comparing_reads_what_differs_and_nothing_else(void **state)
+{
+    enum { GIB_PAGES = 1 << 18, LEVELS = 3 };
+    struct fixture *f = *state;
+    struct error err = ERROR_INIT;
+    struct ingest *in = NULL;
+    struct map_builder *b;
+    struct digest root;
+
+    must(ingest_begin(f->store, &in, &err), &err);
+    must(map_builder_begin(in, NULL, 0, GIB_PAGES, &b, &err), &err);
+    for (uint64_t i = 0; i < GIB_PAGES; i++)
+        must(map_builder_set(b, i, some_ref(i), &err), &err);
+    must(map_builder_finish(b, &root, &err), &err);
+    map_builder_free(b);
+    commit_root(in, &root, GIB_PAGES);
+    ingest_free(in);
+    assert_int_equal(nodes_of_diff(f->store, &root, GIB_PAGES, 1), 2 * LEVELS);
+    /* The root, and two nodes on the way to each page, of both maps. */
+    assert_int_equal(nodes_of_diff(f->store, &root, GIB_PAGES, 20), 2 * (1 + 2 * 20));
+}
+
+static void nothing_is_read_to_find_no_difference(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = make_pages(100, 1);
+    struct digest id = commit_disk(f->store, data, 100 * STASIS_PAGE_SIZE, NULL, NULL);
+    struct error err = ERROR_INIT;
+    struct space *a, *b;
+    unsigned visits = 0;
+    struct manifest m;
+    uint64_t before;
+
+    must(catalogue_manifest_read(f->store, &id, &m, &err), &err);
+    must(space_open(f->store, &m.spaces[0].root, m.spaces[0].size_bytes, &a, &err), &err);
+    must(space_open(f->store, &m.spaces[0].root, m.spaces[0].size_bytes, &b, &err), &err);
+    before = f->store->nodes_read;
+    must(space_diff(a, b, count_any, &visits, &err), &err);
+    assert_int_equal(visits, 0);
+    assert_int_equal(f->store->nodes_read, before);
+    space_close(a);
+    space_close(b);
+}
+
 static void an_exported_space_has_its_bytes_holes_and_size(void **state)
 {
     struct fixture *f = *state;
@@ -454,6 +546,8 @@ int main(void)
         TEST(a_visitor_can_stop_the_walk),
         TEST(reading_beyond_the_end_is_refused),
         TEST(comparing_never_visits_pages_beyond_the_end),
+        TEST(comparing_reads_what_differs_and_nothing_else),
+        TEST(nothing_is_read_to_find_no_difference),
         TEST(an_exported_space_has_its_bytes_holes_and_size),
         TEST(history_depth_does_not_matter),
     };

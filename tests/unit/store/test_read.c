@@ -139,6 +139,68 @@ static void a_visitor_can_stop(void **state)
     space_close(space);
 }
 
+/* Groups that are read ahead must be there when their pages' turn comes, whoever has
+ * pushed them out of the cache. */
+static void pages_stay_until_their_turn_however_small_the_cache(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = sparse_pages();
+    struct digest id = commit_disk(f->store, data, PAGES * STASIS_PAGE_SIZE, NULL, NULL);
+    struct reader r = {.data = data, .stop = UINT64_MAX};
+    struct error err = ERROR_INIT;
+    struct space *space;
+
+    fixture_reopen(f);
+    group_cache_free(f->store->cache);
+    assert_int_equal(group_cache_new(1, &f->store->cache), 0);
+    f->store->packs.cache = f->store->cache;
+    store_limit_threads(f->store, 1);
+    space = open_disk(f->store, &id);
+    must(space_each_page(space, check_page, &r, &err), &err);
+    assert_false(r.wrong);
+    space_close(space);
+}
+
+static bool is_decoded(struct store *store, struct page_ref ref)
+{
+    struct cached_group *g = NULL;
+    struct location at;
+
+    assert_int_equal(packs_find(&store->packs, PACK_PAGES, ref, false, 0, UINT32_MAX, &at, 1), 1);
+    for (uint32_t group = 0; group <= at.object && g == NULL; group++) {
+        g = group_cache_peek(store->cache, group_cache_key(at.pack, group));
+        if (g != NULL &&
+            (at.object < g->first_object || at.object - g->first_object >= g->object_count)) {
+            cached_group_release(g);
+            g = NULL;
+        }
+    }
+    cached_group_release(g);
+    return g != NULL;
+}
+
+/* Whoever reads one page here and there has the others of its group for nothing, and so
+ * has whoever else has the same pages. */
+static void a_page_brings_its_neighbours(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_free_ uint8_t *data = make_pages(64, 1);
+    struct digest id = commit_disk(f->store, data, 64 * STASIS_PAGE_SIZE, NULL, NULL);
+    struct error err = ERROR_INIT;
+    struct page_ref refs[64];
+    uint8_t byte;
+
+    fixture_reopen(f);
+    _cleanup_(space_closep) struct space *space = open_disk(f->store, &id);
+    for (uint64_t i = 0; i < 64; i++)
+        must(space_page_ref(space, i, &refs[i], &err), &err);
+    assert_false(is_decoded(f->store, refs[20]));
+    must(space_read(space, 20 * STASIS_PAGE_SIZE, &byte, 1, &err), &err);
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(is_decoded(f->store, refs[i]), i / PACK_HOT_GROUP_PAGES == 1);
+    space_close(steal_pointer(space));
+}
+
 /* Stored by another process while this one has the store open: not in its index yet. */
 static void pages_of_younger_packs_are_found(void **state)
 {
@@ -192,6 +254,8 @@ int main(void)
         TEST(pages_come_in_order_without_a_cache),
         TEST(a_limit_lets_go_of_what_is_beyond_it),
         TEST(a_visitor_can_stop),
+        TEST(a_page_brings_its_neighbours),
+        TEST(pages_stay_until_their_turn_however_small_the_cache),
         TEST(pages_of_younger_packs_are_found),
     };
 
