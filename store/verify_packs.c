@@ -164,8 +164,8 @@ static int note_damage(const struct pack_check *c)
         enum verify_state state = d->mended ? VERIFY_MENDABLE : VERIFY_LOST;
         char what[160];
 
-        snprintf(what, sizeof(what), "pack %s: %s of %llu bytes at offset %llu is damaged", c->name,
-                 d->what, (unsigned long long)d->length, (unsigned long long)d->offset);
+        snprintf(what, sizeof(what), "%s of %llu bytes is damaged", d->what,
+                 (unsigned long long)d->length);
         r = d->group != PACK_NO_GROUP ? note_group(c, d->group, what, state)
                                       : note_pack(c, d->offset, what, state);
     }
