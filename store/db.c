@@ -48,7 +48,7 @@ static const char schema[] =
     "  created_us INTEGER NOT NULL, checkpoint BLOB, state BLOB, manifest BLOB);"
     "CREATE TABLE IF NOT EXISTS verified(" /* when a pack was last found good */
     "  seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, sum INTEGER NOT NULL);"
-    "INSERT OR IGNORE INTO meta VALUES('schema', 1), ('epoch', 0);";
+    "INSERT OR IGNORE INTO meta VALUES('schema', 1), ('epoch', 0), ('commits', 0);";
 
 /* The errno of the last call on one of SQLite's files that failed. */
 static int file_errno(sqlite3_file *file)
@@ -271,10 +271,20 @@ int db_begin(struct db *db, struct error *err)
 
 int db_commit(struct db *db, struct error *err)
 {
-    int r = db_run(db, err, "COMMIT", "");
+    int64_t commits = 0;
+    int r = db->quick ? 0
+                      : db_get_int(db, &commits, err,
+                                   "UPDATE meta SET value = value + 1 WHERE key = 'commits'"
+                                   " RETURNING value",
+                                   "");
 
+    /* -ENOENT: somebody took the row. Nothing depends on it. */
+    if (r == 0 || r == -ENOENT)
+        r = db_run(db, err, "COMMIT", "");
     if (r < 0)
         db_rollback(db);
+    else if (commits != 0)
+        db_mark_write(db, commits);
     return r;
 }
 
@@ -390,15 +400,20 @@ static int make_schema(struct db *db, struct error *err)
         db_rollback(db);
         return r;
     }
-    return db_commit(db, err);
+    /* Most often nothing has changed, and nothing is written. */
+    r = db_run(db, err, "COMMIT", "");
+    if (r < 0)
+        db_rollback(db);
+    return r;
 }
 
 int db_open(struct db *db, const char *path, bool may_be_new, struct error *err)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    bool fresh;
     int rc, r;
 
-    *db = (struct db){.path = io_format("%s", path)};
+    *db = (struct db){.path = io_format("%s", path), .mark_fd = -1};
     pthread_mutex_init(&db->lock, NULL);
     rc = sqlite3_open_v2(path, &db->handle, flags, NULL);
     if (rc == SQLITE_OK) {
@@ -420,9 +435,12 @@ int db_open(struct db *db, const char *path, bool may_be_new, struct error *err)
     if (rc != SQLITE_OK)
         return db_error(db, rc, err);
     r = has_schema(db, err);
+    fresh = r == 0;
     if (r == 0)
         r = may_be_new ? make_schema(db, err) : -ENODATA;
-    return r < 0 ? r : check_schema(db, err);
+    if (r >= 0)
+        r = check_schema(db, err);
+    return r < 0 ? r : db_mark_open(db, fresh, err);
 }
 
 void db_close(struct db *db)
@@ -432,5 +450,7 @@ void db_close(struct db *db)
         sqlite3_close(db->handle);
     db->handle = NULL;
     free(steal_pointer(db->path));
+    if (db->mark_fd >= 0)
+        close(steal_fd(&db->mark_fd));
     pthread_mutex_destroy(&db->lock);
 }

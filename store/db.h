@@ -17,6 +17,8 @@ struct db {
     sqlite3_stmt *rollback; /* ready: there may be no memory when it is needed */
     char *path;
     pthread_mutex_t lock;
+    int mark_fd; /* of DIR/commits, or -1 (db_mark.c) */
+    bool quick;  /* transactions need not be durable, and do not count */
 };
 
 /* What the sums of rows are over. */
@@ -72,6 +74,18 @@ int db_changes(struct db *db);
 int db_begin(struct db *db, struct error *err);
 int db_commit(struct db *db, struct error *err);
 void db_rollback(struct db *db);
+
+/* ---- db_mark.c: what tells that the end of the catalogue's log has been lost ---- */
+
+/* fresh: the catalogue has just been made. */
+int db_mark_open(struct db *db, bool fresh, struct error *err);
+/* So many transactions are durable. */
+void db_mark_write(struct db *db, int64_t commits);
+/* How many have been lost, and where the log ended then. -EBADMSG: DIR/commits is
+ * damaged. */
+int db_mark_check(struct db *db, int64_t *lost_out, uint64_t *end_out);
+/* Forgets what has been lost, and writes DIR/commits anew. */
+int db_mark_repair(struct db *db);
 
 /* A column as a digest: 0, or -EBADMSG if it is not 32 bytes. */
 int db_column_digest(sqlite3_stmt *stmt, int column, struct digest *out, struct error *err);

@@ -100,6 +100,7 @@ static int quick_begin(struct db *db, struct error *err)
 {
     int r = db_run(db, err, "PRAGMA synchronous=NORMAL", "");
 
+    db->quick = r == 0;
     return r < 0 ? r : db_begin(db, err);
 }
 
@@ -111,6 +112,7 @@ static int quick_end(struct db *db, int r, struct error *err)
         db_rollback(db);
     else
         r = db_commit(db, err);
+    db->quick = false;
     full = db_run(db, r < 0 ? NULL : err, "PRAGMA synchronous=FULL", "");
     return r < 0 ? r : full;
 }

@@ -12,12 +12,24 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- findings ---- */
 
 int verify_out_of_memory(struct verify *v)
 {
     return error_errno(v->err, ENOMEM, "verifying the store");
+}
+
+/* A message that names the file does so for those who see nothing else of it. */
+static const char *without_name(const char *file, const char *what)
+{
+    const char *rest = strncmp(what, "pack ", 5) == 0 ? what + 5 : what;
+    size_t length = strlen(file);
+
+    return strncmp(rest, file, length) == 0 && strncmp(rest + length, ": ", 2) == 0
+               ? rest + length + 2
+               : what;
 }
 
 int verify_note(struct verify *v, const char *file, uint64_t offset, const char *what,
@@ -37,7 +49,7 @@ int verify_note(struct verify *v, const char *file, uint64_t offset, const char 
     f = &v->findings[v->finding_count];
     *f = (struct finding){.offset = offset, .state = state};
     f->file = strdup(file);
-    f->what = strdup(what);
+    f->what = strdup(without_name(file, what));
     f->hits = calloc(v->checkpoint_count / 64 + 1, sizeof(*f->hits));
     if (number_out != NULL)
         *number_out = (uint32_t)v->finding_count;
@@ -136,6 +148,31 @@ static int check_catalogue(struct verify *v)
     struct error e = ERROR_INIT;
 
     return verify_tolerate(v, db_check(db, note_complaint, v, &e), &e);
+}
+
+/* What was in the catalogue and is not any more names no checkpoint. */
+static int check_end(struct verify *v)
+{
+    _cleanup_(db_unlockp) struct db *db = db_locked(&v->store->db);
+    bool repair = v->options->repair && !v->catalogue_wrong;
+    uint32_t number;
+    uint64_t end;
+    int64_t lost;
+    char what[160];
+    int mark = db_mark_check(db, &lost, &end), r = 0;
+
+    snprintf(what, sizeof(what),
+             "its end was damaged, and with it went the last %lld changes of the catalogue;"
+             " repair forgets that",
+             (long long)lost);
+    if (lost > 0)
+        r = verify_note(v, "catalogue.db-wal", end, what, VERIFY_LOST, NULL);
+    if (r == 0 && mark < 0)
+        r = verify_note(v, "commits", 0, "it does not match its checksum", VERIFY_MENDABLE,
+                        &number);
+    if (r == 0 && repair && (lost > 0 || mark < 0) && db_mark_repair(db) == 0 && mark < 0)
+        v->findings[number].state = VERIFY_MENDED;
+    return r;
 }
 
 static int add_checkpoint(struct verify *v, sqlite3_stmt *stmt, size_t *capacity, struct error *e)
@@ -432,6 +469,8 @@ int store_verify(struct store *store, const struct verify_options *options,
         r = check_catalogue(&v);
     if (r == 0)
         r = check_references(&v);
+    if (r == 0)
+        r = check_end(&v);
     if (r == 0)
         r = verify_packs(&v);
     if (r == 0)
