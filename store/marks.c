@@ -272,4 +272,5 @@ void marks_clear(struct marks *m)
     free(m->packs);
     index_clear(&m->done);
     tree_walk_clear(&m->walk);
+    *m = (struct marks){0};
 }

@@ -92,7 +92,7 @@ static void what_is_lost_is_named_until_repair_forgets_it(void **state)
     int64_t before;
 
     for (unsigned i = 0; i < 3; i++)
-        commit_disk(f->store, "x", i + 1, NULL, NULL);
+        commit_disk(f->store, "abc", i + 1, NULL, NULL);
     assert_int_equal(verify(f, false).findings, 0);
     before = commits(f);
     lose_two(f);
