@@ -144,6 +144,7 @@ must stasis gc --yes
 # What bash does at the end of a command line.
 complete_line() {
     COMP_LINE=$1 COMP_POINT=${#1}
+    # shellcheck disable=SC2317  # called by the completion that is sourced
     compopt() { :; }
     # shellcheck source=/dev/null
     source <(stasis completion bash)
