@@ -176,6 +176,18 @@ static int restrict_calls(bool network)
     return r < 0 ? r : calls_restrict(&programs[SANDBOX_PROCESS]);
 }
 
+/* All but a number that the store will ask for. */
+static void clear_environment(void)
+{
+    static const char kept[] = "STASIS_INDEX_MEMORY";
+    const char *value = getenv(kept);
+    _cleanup_free_ char *copy = value != NULL ? strdup(value) : NULL;
+
+    clearenv();
+    if (copy != NULL)
+        setenv(kept, copy, 1);
+}
+
 int sandbox_enter(const struct sandbox_settings *settings, struct error *err)
 {
     int r;
@@ -189,7 +201,7 @@ int sandbox_enter(const struct sandbox_settings *settings, struct error *err)
         return error_errno(err, -r, "cannot give up privileges");
     if (WHOLE && (r = restrict_calls(settings->network)) < 0)
         return error_errno(err, -r, "cannot restrict the machine's system calls");
-    clearenv();
+    clear_environment();
     return 0;
 }
 

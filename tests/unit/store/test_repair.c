@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "imgfmt/pack.h"
+#include "store/private.h"
 #include "store/stream.h"
 
 #include <errno.h>
@@ -384,6 +385,48 @@ static void a_damaged_pack_is_never_left_out(void **state)
     assert_true(run(f->store, within_a_day).mendable > 0);
 }
 
+struct order {
+    char first[4][64];
+    unsigned count;
+};
+
+static void note_order(const struct verify_finding *finding, void *context)
+{
+    struct order *order = context;
+
+    assert_true(order->count < 4);
+    snprintf(order->first[order->count++], sizeof(order->first[0]), "%s", finding->file);
+}
+
+/* Whatever may stop a run, what has waited longest has its turn. */
+static void packs_verified_longest_ago_come_first(void **state)
+{
+    static const int64_t days_ago[4] = {1, 3, 4, 2}; /* of packs in the order of their rows */
+    static const unsigned expected[4] = {2, 1, 3, 0};
+    struct fixture *f = *state;
+    struct order order = {0};
+    struct verify_options options = {.finding = note_order, .context = &order};
+    struct error err = ERROR_INIT;
+    struct verify_result result;
+
+    commit_disk(f->store, "a", 1, NULL, NULL);
+    commit_disk(f->store, "b", 1, NULL, NULL);
+    for (uint32_t i = 0; i < 4; i++) {
+        const struct pack *pack = packs_get(&f->store->packs, i);
+        _cleanup_free_ char *path = io_format("%s/%s", f->store_dir, pack->name);
+        int64_t at = clock_wall_us() - days_ago[i] * INT64_C(86400000000);
+
+        must(db_run(&f->store->db, &err, "INSERT INTO verified VALUES(?1, ?2, row_sum(?1, ?2))",
+                    "ii", pack->seq, at),
+             &err);
+        overwrite(path, 64, 2);
+    }
+    must(store_verify(f->store, &options, &result, &err), &err);
+    assert_int_equal(order.count, 4);
+    for (unsigned i = 0; i < 4; i++)
+        assert_string_equal(order.first[i], packs_get(&f->store->packs, expected[i])->name);
+}
+
 struct stop {
     int calls;
     uint64_t done;
@@ -460,6 +503,7 @@ int main(void)
         TEST(manifests_and_device_state_come_from_another_store),
         TEST(writers_and_readers_go_on_while_packs_are_mended),
         TEST(packs_found_good_recently_are_left_out),
+        TEST(packs_verified_longest_ago_come_first),
         TEST(a_damaged_pack_is_never_left_out),
         TEST(a_run_that_was_stopped_is_gone_on_with),
         TEST(a_stopped_run_can_be_begun_anew),
