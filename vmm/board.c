@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "vmm/boot/boot.h"
 #include "vmm/devices/io_threads.h"
 #include "vmm/devices/virtio.h"
@@ -94,7 +95,7 @@ static int64_t guest_wall_us(void *context)
 {
     const struct board *board = context;
 
-    return clock_wall_us() + board->wall_offset_us;
+    return board->frozen ? board->frozen_wall_us : clock_wall_us() + board->wall_offset_us;
 }
 
 static void on_power_off(void *context)
@@ -651,7 +652,6 @@ int board_state_restore(struct board *board, const void *bytes, size_t length, b
                         struct error *err)
 {
     int64_t wall_us = 0;
-    struct vm_clock_policy clock = {.host = clock_host, .wall_us_out = &wall_us};
     struct restore restore = {bytes, length, err};
 
     int r = state_check(bytes, length, err);
@@ -661,12 +661,14 @@ int board_state_restore(struct board *board, const void *bytes, size_t length, b
         if (board->nets[i].network != NULL)
             net_user_forget(board->nets[i].network);
     pthread_mutex_lock(&board->device_lock);
-    if ((r = vm_state_restore(board->vm, bytes, length, &clock, err)) == 0)
+    if ((r = vm_state_restore(board->vm, bytes, length, &wall_us, err)) == 0)
         r = each_device(board, restore_device, &restore);
     if (r == 0)
         r = list_cpu_features(board, err);
     if (r == 0) {
-        board->wall_offset_us = wall_us - clock_wall_us();
+        board->frozen = true;
+        board->frozen_wall_us = wall_us;
+        board->clock_host = clock_host;
         board->restored = true;
     }
     pthread_mutex_unlock(&board->device_lock);
@@ -681,6 +683,41 @@ static int resume_device(struct device *device, void *context)
     return 0;
 }
 
+int board_freeze(struct board *board, struct error *err)
+{
+    int64_t wall_us = guest_wall_us(board);
+
+    int r = vm_clock_freeze(board->vm, err);
+    if (r < 0 || board->frozen)
+        return r;
+    board->frozen = true;
+    board->frozen_wall_us = wall_us;
+    board->clock_host = false;
+    return 0;
+}
+
+void board_set_clock(struct board *board, bool clock_host)
+{
+    board->clock_host = clock_host;
+}
+
+/* Guest time goes on from where it stood, or, as the policy may be, from the host's
+ * wall clock if the guest's is behind that: never backwards. */
+static void thaw(struct board *board)
+{
+    struct error err;
+    int64_t host_us = clock_wall_us();
+    int64_t behind_us = host_us - board->frozen_wall_us;
+    int64_t advance_us = board->clock_host && behind_us > 0 ? behind_us : 0;
+
+    if (!board->frozen)
+        return;
+    if (vm_clock_thaw(board->vm, (uint64_t)advance_us * 1000, &err) < 0)
+        log_event("guest time jumps: %s", err.message);
+    board->wall_offset_us = board->frozen_wall_us + advance_us - host_us;
+    board->frozen = false;
+}
+
 void board_resume(struct board *board)
 {
     if (board->restored) {
@@ -691,5 +728,6 @@ void board_resume(struct board *board)
     }
     hold_devices(board, false);
     hold_disks(board, false);
+    thaw(board);
     vm_resume(board->vm);
 }

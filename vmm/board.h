@@ -81,7 +81,10 @@ struct board {
     struct device *vsock;                             /* or NULL */
     struct vsock_host *vsock_host;                    /* or NULL: nobody at the other end */
     int64_t wall_offset_us;                           /* guest's wall clock minus the host's */
-    bool restored; /* device state was put back and has not run since */
+    bool frozen;                                      /* guest time stands still */
+    int64_t frozen_wall_us;                           /* where the guest's wall clock does then */
+    bool clock_host; /* where time goes on: from the host's, not from there */
+    bool restored;   /* device state was put back and has not run since */
 };
 
 /*
@@ -121,6 +124,14 @@ void board_hold_disks(struct board *board);
 
 /* Are the kicks of the virtio device in this place of the table for board_kick()? */
 bool board_is_kicked(const struct board *board, unsigned index);
+
+/* Time stands still for a machine that is parked, until board_resume(): for a pause
+ * that somebody will end some day. */
+int board_freeze(struct board *board, struct error *err);
+
+/* Where the time of a machine goes on that stands still: from there (the default after
+ * board_freeze(); after a restore, what was asked for), or from the host's wall clock. */
+void board_set_clock(struct board *board, bool clock_host);
 
 /* Serves the queues of the virtio device in this place of the table. */
 void board_kick(struct board *board, unsigned index);

@@ -59,10 +59,9 @@ static int save(struct buffer *out)
 static int restore(const struct buffer *state)
 {
     int64_t wall_us = 0;
-    const struct vm_clock_policy policy = {.wall_us_out = &wall_us};
     struct error err = ERROR_INIT;
 
-    int r = vm_state_restore(vm, state->data, state->length, &policy, &err);
+    int r = vm_state_restore(vm, state->data, state->length, &wall_us, &err);
     MUST(r == 0 || err.message[0] != '\0');
     return r;
 }

@@ -30,6 +30,7 @@ struct vcpu {
     bool dead;                     /* reported `stopped`: never runs again; under vm->lock */
     uint64_t exits[VM_EXIT_KINDS]; /* counted by its thread alone */
     int stats_fd;                  /* KVM's statistics of it, or -1 */
+    uint64_t frozen_tsc;           /* while vm->frozen */
 };
 
 struct kvm_vm {
@@ -44,9 +45,14 @@ struct kvm_vm {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     _Atomic bool pause_wanted;
+    bool frozen;                          /* time stands still; see clock.c */
+    uint64_t frozen_clock_ns;             /* kvmclock then */
     bool quit;                            /* under lock */
     uint64_t stats_offsets[VM_KVM_STATS]; /* in a vCPU's statistics; 0: not there */
 };
+
+#define VCPU_MSR_TSC 0x10
+#define VCPU_MSR_TSC_DEADLINE 0x6e0
 
 /* struct kvm_msrs with two entries: clang takes none with room behind it. */
 struct vcpu_msr_pair {

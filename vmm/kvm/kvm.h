@@ -87,17 +87,21 @@ int vm_dirty_log(struct kvm_vm *vm, uint64_t *bits, struct error *err);
 
 /* ---- state: vmm/kvm/state.c; vCPUs are parked or not yet started ---- */
 
-/* How time goes on after a restore. */
-struct vm_clock_policy {
-    bool host;            /* advance by the wall time that has passed */
-    int64_t *wall_us_out; /* guest's wall clock at the save, or NULL */
-};
-
 int vm_state_save(struct kvm_vm *vm, int64_t guest_wall_us, struct state_writer *w,
                   struct error *err);
-/* bytes passed state_check(). Works on a fresh VM and on one that has run. */
+/* bytes passed state_check(). Works on a fresh VM and on one that has run. Time stands
+ * still then, as by vm_clock_freeze(); *guest_wall_us_out: the guest's wall clock. */
 int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
-                     const struct vm_clock_policy *clock, struct error *err);
+                     int64_t *guest_wall_us_out, struct error *err);
+
+/* ---- time: vmm/kvm/clock.c; vCPUs are parked ---- */
+
+/* What the guest's clocks say now is what they will say when it goes on, and what is
+ * saved until then. Does nothing if time stands still already. */
+int vm_clock_freeze(struct kvm_vm *vm, struct error *err);
+
+/* Lets time go on from there, or from so much later. Right before vm_resume(). */
+int vm_clock_thaw(struct kvm_vm *vm, uint64_t advance_ns, struct error *err);
 
 /* ---- counters: vmm/kvm/stats.c; since the VM was made, all vCPUs; any thread ---- */
 

@@ -20,16 +20,12 @@
 enum {
     RECORD_V1 = 1,
     MSRS_MAX = 512,
-    MSR_TSC = 0x10,
-    MSR_TSC_DEADLINE = 0x6e0,
     MSR_XSS = 0xda0,
     MSR_SPEC_CTRL = 0x48,
     MSR_KVM_ASYNC_PF_EN = 0x4b564d02,
     MSR_KVM_ASYNC_PF_ACK = 0x4b564d07,
     TSC_TOLERANCE_PPM = 250, /* what guests' clock code copes with */
 };
-
-#define NS_PER_US 1000
 
 /* 36,000 years to either side of 1970: sums of such times cannot overflow. */
 #define WALL_US_MAX (1ll << 60)
@@ -359,6 +355,9 @@ static int read_msrs(struct vcpu *vcpu, struct kvm_msrs *out, struct error *err)
         next += (uint32_t)got + 1;
     }
     out->nmsrs = kept;
+    for (uint32_t i = 0; vcpu->vm->frozen && i < kept; i++)
+        if (out->entries[i].index == VCPU_MSR_TSC)
+            out->entries[i].data = vcpu->frozen_tsc;
     return 0;
 }
 
@@ -411,8 +410,7 @@ static void forget_async_page_faults(struct vcpu *vcpu)
     ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
 }
 
-static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, uint64_t tsc_advance,
-                        struct error *err)
+static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
 {
     struct state_record record;
     struct kvm_msr_entry deadline = {0};
@@ -430,9 +428,9 @@ static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, uin
     for (uint32_t i = 0; i < count; i++) {
         struct kvm_msr_entry entry = {.index = (uint32_t)state_get_u64(&record)};
         entry.data = state_get_u64(&record);
-        if (entry.index == MSR_TSC)
-            entry.data += tsc_advance;
-        if (entry.index == MSR_TSC_DEADLINE)
+        if (entry.index == VCPU_MSR_TSC)
+            vcpu->frozen_tsc = entry.data;
+        if (entry.index == VCPU_MSR_TSC_DEADLINE)
             deadline = entry;
         else
             msrs->entries[msrs->nmsrs++] = entry;
@@ -466,8 +464,7 @@ static int save_vcpu(struct vcpu *vcpu, struct state_writer *w, struct error *er
     return save_fixed(vcpu->fd, &fixed_events, n, w, err);
 }
 
-static int restore_vcpu(struct vcpu *vcpu, const void *bytes, size_t length, uint64_t tsc_advance,
-                        struct error *err)
+static int restore_vcpu(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
 {
     uint16_t n = (uint16_t)vcpu->index;
     int r;
@@ -481,7 +478,7 @@ static int restore_vcpu(struct vcpu *vcpu, const void *bytes, size_t length, uin
         (r = restore_fixed(vcpu->fd, &fixed_xcrs, n, bytes, length, err)) < 0 ||
         (r = restore_fixed(vcpu->fd, &fixed_debugregs, n, bytes, length, err)) < 0 ||
         (r = restore_fixed(vcpu->fd, &fixed_lapic, n, bytes, length, err)) < 0 ||
-        (r = restore_msrs(vcpu, bytes, length, tsc_advance, err)) < 0 ||
+        (r = restore_msrs(vcpu, bytes, length, err)) < 0 ||
         (r = restore_fixed(vcpu->fd, &fixed_events, n, bytes, length, err)) < 0)
         error_prefix(err, "vCPU %u", vcpu->index);
     return r;
@@ -527,7 +524,7 @@ static int save_clock(struct kvm_vm *vm, int64_t guest_wall_us, struct state_wri
     if (r < 0)
         return r;
     state_writer_begin(w, STATE_VM_CLOCK, 0, RECORD_V1, 0);
-    state_put_u64(w, clock.clock);
+    state_put_u64(w, vm->frozen ? vm->frozen_clock_ns : clock.clock);
     state_put_u64(w, (uint64_t)clock_wall_us());
     state_put_u64(w, (uint64_t)guest_wall_us);
     state_writer_end(w);
@@ -571,35 +568,6 @@ int vm_state_save(struct kvm_vm *vm, int64_t guest_wall_us, struct state_writer 
     return save_irqchip(vm, KVM_IRQCHIP_IOAPIC, STATE_VM_IOAPIC, 0, w, err);
 }
 
-/* How far guest time is to jump: by what the guest's wall clock is behind the
- * host's, never backwards. */
-static uint64_t clock_advance_ns(const struct saved_clock *saved,
-                                 const struct vm_clock_policy *policy)
-{
-    int64_t behind_us = clock_wall_us() - saved->guest_wall_us;
-
-    if (!policy->host || behind_us <= 0)
-        return 0;
-    return (uint64_t)behind_us * NS_PER_US;
-}
-
-static uint64_t tsc_ticks(struct kvm_vm *vm, uint64_t ns)
-{
-    int khz = ioctl(vm->vcpus[0].fd, KVM_GET_TSC_KHZ, 0);
-
-    if (khz <= 0)
-        return 0;
-    return (uint64_t)((unsigned __int128)ns * (unsigned)khz / 1000000);
-}
-
-/* Tells guests with kvmclock that they were stopped, so that their watchdogs do
- * not fire; a guest without kvmclock gives EINVAL. */
-static void announce_pause(struct kvm_vm *vm)
-{
-    for (unsigned i = 0; i < vm->vcpu_count; i++)
-        ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
-}
-
 /* What stopped a vCPU for good has not happened in the restored time. */
 static void revive(struct kvm_vm *vm)
 {
@@ -610,7 +578,7 @@ static void revive(struct kvm_vm *vm)
 }
 
 int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
-                     const struct vm_clock_policy *policy, struct error *err)
+                     int64_t *guest_wall_us_out, struct error *err)
 {
     struct saved_clock saved;
     struct kvm_clock_data clock = {0};
@@ -618,12 +586,10 @@ int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
     int r = read_clock(bytes, length, &saved, err);
     if (r < 0)
         return r;
-    uint64_t advance_ns = clock_advance_ns(&saved, policy);
-    uint64_t tsc_advance = tsc_ticks(vm, advance_ns);
     for (unsigned i = 0; i < vm->vcpu_count; i++)
-        if ((r = restore_vcpu(&vm->vcpus[i], bytes, length, tsc_advance, err)) < 0)
+        if ((r = restore_vcpu(&vm->vcpus[i], bytes, length, err)) < 0)
             return r;
-    clock.clock = saved.kvmclock_ns + advance_ns;
+    clock.clock = saved.kvmclock_ns;
     if ((r = restore_fixed(vm->fd, &fixed_pit, 0, bytes, length, err)) < 0 ||
         (r = kvm_ioctl(vm->fd, KVM_SET_CLOCK, &clock, "the clock", err)) < 0 ||
         (r = restore_irqchip(vm, KVM_IRQCHIP_PIC_MASTER, STATE_VM_PIC, 0, bytes, length, err)) <
@@ -631,9 +597,9 @@ int vm_state_restore(struct kvm_vm *vm, const void *bytes, size_t length,
         (r = restore_irqchip(vm, KVM_IRQCHIP_PIC_SLAVE, STATE_VM_PIC, 1, bytes, length, err)) < 0 ||
         (r = restore_irqchip(vm, KVM_IRQCHIP_IOAPIC, STATE_VM_IOAPIC, 0, bytes, length, err)) < 0)
         return r;
-    announce_pause(vm);
+    vm->frozen_clock_ns = saved.kvmclock_ns;
+    vm->frozen = true;
     revive(vm);
-    if (policy->wall_us_out != NULL)
-        *policy->wall_us_out = saved.guest_wall_us + (int64_t)(advance_ns / NS_PER_US);
+    *guest_wall_us_out = saved.guest_wall_us;
     return 0;
 }

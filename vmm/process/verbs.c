@@ -54,27 +54,39 @@ static bool refuse_while_ending(struct process *p, struct client *client)
     return true;
 }
 
+static void hold(struct process *p)
+{
+    struct error err;
+
+    board_pause(p->board);
+    p->paused = true;
+    if (board_freeze(p->board, &err) < 0)
+        log_event("guest time goes on while it is paused: %s", err.message);
+}
+
 static bool verb_pause(struct process *p, struct client *client, json_t *args)
 {
     (void)args;
     if (refuse_while_ending(p, client))
         return true;
     if (!p->paused) {
-        board_pause(p->board);
+        hold(p);
         event_log(p, "paused", NULL);
     }
-    p->paused = true;
     control_reply(p, client, json_object());
     return true;
 }
 
 static bool verb_resume(struct process *p, struct client *client, json_t *args)
 {
-    (void)args;
+    const char *clock = json_string_value(json_object_get(args, "clock"));
+
     if (refuse_while_ending(p, client))
         return true;
     if (p->paused) {
         p->paused = false;
+        if (clock != NULL)
+            board_set_clock(p->board, strcmp(clock, "host") == 0);
         board_resume(p->board);
         event_log(p, "resumed", NULL);
     }
