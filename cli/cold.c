@@ -8,6 +8,7 @@
 #include "cli/progress.h"
 #include "store/catalogue.h"
 #include "vmm/layout.h"
+#include "vmm/net/settings.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -15,7 +16,6 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 DEFINE_CLEANUP(struct ingest, ingest_free)
@@ -273,16 +273,6 @@ static int ingest_source(struct ingest *in, const struct source *source, struct 
     return r < 0 ? error_errno(err, -r, "cannot import %s", source->path) : 0;
 }
 
-/* One that no manufacturer gives out: of a single station, administered locally. */
-static void make_mac(uint8_t mac[MANIFEST_MAC_SIZE])
-{
-    static const uint8_t group = 1, local = 2;
-
-    if (getrandom(mac, MANIFEST_MAC_SIZE, 0) != MANIFEST_MAC_SIZE)
-        memset(mac, 0, MANIFEST_MAC_SIZE); /* each machine's network is its own anyway */
-    mac[0] = (uint8_t)((mac[0] & ~group) | local);
-}
-
 static int commit(struct ingest *in, const struct manifest *manifest,
                   const struct cold_request *request, struct digest *id_out, struct error *err)
 {
@@ -314,7 +304,7 @@ int cold_ingest(struct cli *cli, const struct cold_request *request, struct dige
     manifest->config.rng = true;
     manifest->config.balloon = true;
     manifest->config.net_count = 1;
-    make_mac(manifest->config.nets[0].mac);
+    net_mac_make(manifest->config.nets[0].mac);
     manifest->config.vsock = true;
     snprintf(manifest->config.cmdline, sizeof(manifest->config.cmdline), "%s", request->cmdline);
 

@@ -438,8 +438,7 @@ static int get_disks(const json_t *array, struct machine_config *out, struct err
     return 0;
 }
 
-/* In the one spelling that manifest_mac_text() gives. */
-static bool parse_mac(const char *text, uint8_t mac[MANIFEST_MAC_SIZE])
+bool manifest_mac_parse(const char *text, uint8_t mac[MANIFEST_MAC_SIZE])
 {
     char again[MANIFEST_MAC_TEXT_SIZE];
 
@@ -459,7 +458,7 @@ static int get_nets(const json_t *array, struct machine_config *out, struct erro
         return wrong(err, "net", "an array of network cards");
     for (size_t i = 0; i < count; i++) {
         const json_t *mac = json_object_get(json_array_get(array, i), "mac");
-        if (!parse_mac(json_string_value(mac), out->nets[i].mac))
+        if (!manifest_mac_parse(json_string_value(mac), out->nets[i].mac))
             return wrong(err, "mac", "a MAC address");
     }
     out->net_count = (uint32_t)count;

@@ -122,6 +122,9 @@ int manifest_id(const struct manifest *m, struct digest *out);
 const char *manifest_mac_text(const uint8_t mac[MANIFEST_MAC_SIZE],
                               char text[MANIFEST_MAC_TEXT_SIZE]);
 
+/* Reads what manifest_mac_text() writes, in that one spelling. */
+bool manifest_mac_parse(const char *text, uint8_t mac[MANIFEST_MAC_SIZE]);
+
 /* The config as JSON, as in the manifest; a new reference. NULL if out of memory. */
 json_t *machine_config_to_json(const struct machine_config *config);
 int machine_config_from_json(const json_t *json, struct machine_config *out, struct error *err);

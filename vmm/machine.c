@@ -151,6 +151,19 @@ static int take_start(const char *dir, const char *name, int *fd_out, struct err
     return 0;
 }
 
+/* Addresses of its own a machine keeps, however it is connected. */
+static int write_net(const char *dir, const struct net_settings *net, struct error *err)
+{
+    struct net_settings settings = *net, before;
+    struct error ignored;
+
+    if (!net->has_mac && net_settings_read(dir, &before, &ignored) == 0 && before.has_mac) {
+        settings.has_mac = true;
+        memcpy(settings.mac, before.mac, sizeof(settings.mac));
+    }
+    return net_settings_write(dir, &settings, err);
+}
+
 int machine_spawn(const struct home *home, const char *name, const struct machine_start *start,
                   struct error *err)
 {
@@ -166,7 +179,7 @@ int machine_spawn(const struct home *home, const char *name, const struct machin
         return r;
     if (machine_is_running(home, name))
         return error_set(err, STATUS_BUSY, EBUSY, "%s is running already", name);
-    if ((start->net != NULL && (r = net_settings_write(dir, start->net, err)) < 0) ||
+    if ((start->net != NULL && (r = write_net(dir, start->net, err)) < 0) ||
         (r = machine_start_write(dir, start, err)) < 0)
         return r;
     if (pipe2(pipe_fds, O_CLOEXEC) < 0)

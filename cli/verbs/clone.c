@@ -19,6 +19,7 @@ struct plan {
     const struct arguments *args;
     struct machine_start start;
     struct net_settings net;
+    bool new_mac; /* each its own */
     uint64_t count;
     char base[MACHINE_NAME_MAX + 1];
     bool numbered;     /* names are BASE-1, BASE-2, ... */
@@ -79,6 +80,8 @@ static json_t *clone_one(struct cli *cli, struct plan *plan)
     _cleanup_free_ char *name = NULL;
     struct error one = ERROR_INIT;
 
+    if (plan->new_mac)
+        net_mac_make(plan->net.mac);
     int r = launch_one(cli, plan, &name, &one);
     json_t *item = json_pack("{s:s, s:b, s:o}", "name", name, "ok", r >= 0, "id",
                              output_id(&plan->start.checkpoint));
@@ -141,7 +144,9 @@ static int plan_network(const struct arguments *args, struct plan *plan, struct 
     if (plan->count > 1 && plan->net.forward_count > 0)
         return error_set(err, STATUS_USAGE, EINVAL, "a port leads to one clone, not to %llu",
                          (unsigned long long)plan->count);
-    if (connected)
+    plan->new_mac = arguments_has(args, "new-mac");
+    plan->net.has_mac = plan->new_mac;
+    if (connected || plan->new_mac)
         plan->start.net = &plan->net;
     return 0;
 }
@@ -203,6 +208,7 @@ static const struct option_spec options[] = {
      .max = CLONES_MAX,
      .help = "how many (default: 1); names then end in -1, -2, ..."},
     NETWORK_OPTIONS,
+    {.name = "new-mac", .help = "give its network card an address of its own"},
     MACHINES_OPTION_CLOCK,
     MACHINES_OPTION_PAUSED,
     GUEST_OPTION_IDENTITY,
@@ -214,13 +220,16 @@ static const struct option_spec options[] = {
 const struct command command_clone = {
     .name = "clone",
     .summary = "Make new running machines from a checkpoint, image or machine",
-    .usage = "clone REF [NEW] [-n N] [-p PORTS]... [--identity] [--clock MODE]",
+    .usage = "clone REF [NEW] [-n N] [-p PORTS]... [--identity] [--new-mac]",
     .details = "Each goes on from the same instant, with memory and disks of its own that take "
                "space only as they change. A running machine is saved first and goes on. Prints "
                "the names; ends with exit code 3 if only some could be made. Clones have the same "
                "addresses, each in a network of its own; ports of the host lead to one only if "
                "-p says so. An agent in the guest reseeds its random numbers, and with --identity "
-               "makes it known by another name; else the clone believes to be the original.",
+               "makes it known by another name; else the clone believes to be the original. "
+               "With --new-mac each has another hardware address, for good; its "
+               "driver learns of it when it is bound again: in Linux, write the device's name, "
+               "like virtio2, to unbind and then to bind in /sys/bus/virtio/drivers/virtio_net.",
     .example = "stasis clone web@before test -n 3",
     .options = options,
     .operands = {{.name = "REF", .completion = COMPLETE_REFERENCE},

@@ -201,11 +201,12 @@ static void net_save(void *device, uint16_t slot, struct state_writer *w)
     state_writer_end(w);
 }
 
-/* Here the card may be plugged in where it was not there, or the other way round: the
- * driver is told to look again. */
+/* Here the card may be plugged in where it was not there, or the other way round, or
+ * have another address: the driver is told to look again. */
 static int net_restore(void *device, uint16_t slot, const void *state, size_t length,
                        struct error *err)
 {
+    static const uint8_t none[MANIFEST_MAC_SIZE];
     struct net *net = device;
     struct state_record record;
     uint8_t mac[MANIFEST_MAC_SIZE];
@@ -217,9 +218,9 @@ static int net_restore(void *device, uint16_t slot, const void *state, size_t le
     uint16_t status = state_get_u16(&record);
     if ((r = state_record_done(&record, err)) < 0)
         return r;
-    if (memcmp(mac, net->mac, sizeof(mac)) != 0 || status > VIRTIO_NET_S_LINK_UP)
-        return error_corrupt(err, "the state of the network card in slot %u is another's", slot);
-    if (status != link_status(net))
+    if ((mac[0] & 1) != 0 || memcmp(mac, none, sizeof(mac)) == 0 || status > VIRTIO_NET_S_LINK_UP)
+        return error_corrupt(err, "the state of the network card in slot %u is out of range", slot);
+    if (status != link_status(net) || memcmp(mac, net->mac, sizeof(mac)) != 0)
         virtio_config_changed(net->transport);
     return 0;
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum { FILE_MAX = 64 << 10 };
 
@@ -91,17 +92,39 @@ const char *net_forward_text(const struct net_forward *forward, char text[NET_FO
     return text;
 }
 
+/* ---- addresses ---- */
+
+enum { MAC_GROUP = 1, MAC_LOCAL = 2 };
+
+void net_mac_make(uint8_t mac[MANIFEST_MAC_SIZE])
+{
+    if (getrandom(mac, MANIFEST_MAC_SIZE, 0) != MANIFEST_MAC_SIZE)
+        memset(mac, 0, MANIFEST_MAC_SIZE); /* each machine's network is its own anyway */
+    mac[0] = (uint8_t)((mac[0] & ~MAC_GROUP) | MAC_LOCAL);
+}
+
+void net_settings_apply(const struct net_settings *settings, struct machine_config *config)
+{
+    for (uint32_t i = 0; settings->has_mac && i < config->net_count; i++) {
+        memcpy(config->nets[i].mac, settings->mac, MANIFEST_MAC_SIZE);
+        config->nets[i].mac[MANIFEST_MAC_SIZE - 1] += (uint8_t)i;
+    }
+}
+
 /* ---- the file ---- */
 
 json_t *net_settings_to_json(const struct net_settings *settings)
 {
     char text[NET_FORWARD_TEXT_SIZE];
+    char mac[MANIFEST_MAC_TEXT_SIZE];
     json_t *forwards = json_array();
 
     for (size_t i = 0; i < settings->forward_count; i++)
         json_array_append_new(forwards,
                               json_string(net_forward_text(&settings->forwards[i], text)));
-    return json_pack("{s:s, s:o}", "mode", net_mode_names[settings->mode], "forwards", forwards);
+    return json_pack("{s:s, s:o, s:s*}", "mode", net_mode_names[settings->mode], "forwards",
+                     forwards, "mac",
+                     settings->has_mac ? manifest_mac_text(settings->mac, mac) : NULL);
 }
 
 static int from_json(json_t *json, struct net_settings *out)
@@ -124,6 +147,11 @@ static int from_json(json_t *json, struct net_settings *out)
             return -EBADMSG;
         settings.forward_count++;
     }
+    const json_t *mac = json_object_get(json, "mac");
+    settings.has_mac = mac != NULL;
+    if (mac != NULL && (!manifest_mac_parse(json_string_value(mac), settings.mac) ||
+                        (settings.mac[0] & MAC_GROUP) != 0))
+        return -EBADMSG;
     *out = settings;
     return 0;
 }

@@ -7,6 +7,7 @@
 #define STASIS_VMM_NET_SETTINGS_H
 
 #include "base/error.h"
+#include "imgfmt/manifest.h"
 
 #include <jansson.h>
 #include <netinet/in.h>
@@ -32,19 +33,28 @@ struct net_forward {
     uint16_t guest_port;
 };
 
-/* All zero: user mode, nothing forwarded. */
+/* All zero: user mode, nothing forwarded, addresses as in the checkpoint. */
 struct net_settings {
     enum net_mode mode;
     size_t forward_count;
     struct net_forward forwards[NET_FORWARDS_MAX];
+    bool has_mac;                   /* the machine has addresses of its own, */
+    uint8_t mac[MANIFEST_MAC_SIZE]; /* whatever checkpoint it goes on from: its first card's */
 };
+
+/* Makes up an address: of a single station, administered locally. */
+void net_mac_make(uint8_t mac[MANIFEST_MAC_SIZE]);
+
+/* Gives the cards of a config the machine's own addresses, if it has such: further
+ * cards have those behind the first one's. */
+void net_settings_apply(const struct net_settings *settings, struct machine_config *config);
 
 /* Reads [BIND:]HOST:GUEST[/tcp|/udp]; without BIND it is 127.0.0.1. STATUS_USAGE. */
 int net_forward_parse(const char *text, struct net_forward *out, struct error *err);
 /* The same in full; returns text. */
 const char *net_forward_text(const struct net_forward *forward, char text[NET_FORWARD_TEXT_SIZE]);
 
-/* {"mode", "forwards"}; a new reference, NULL if out of memory. */
+/* {"mode", "forwards"}, and "mac" if it has one; a new reference, NULL if out of memory. */
 json_t *net_settings_to_json(const struct net_settings *settings);
 
 int net_settings_write(const char *machine_dir, const struct net_settings *settings,

@@ -407,8 +407,11 @@ static int prepare(struct process *p, struct error *err)
     if ((r = take_lock(p, err)) < 0 || (r = machine_start_read(p->dir, &p->start, err)) < 0 ||
         (r = net_settings_read(p->dir, &p->net, err)) < 0)
         return r;
-    if (p->start.offline)
-        p->net = (struct net_settings){.mode = NET_MODE_NONE};
+    if (p->start.offline) {
+        p->net.mode = NET_MODE_NONE;
+        p->net.forward_count = 0;
+    }
+    memory_open_pagemap();
     stats_open(p);
     return control_bind(p, err);
 }
@@ -427,8 +430,10 @@ static int set_up(struct process *p, struct error *err)
     p->base.id = p->start.checkpoint;
     machine_end_forget(p->dir); /* of the last time */
     if ((r = store_pin(p->store, &p->base.id, &pin, err)) < 0 ||
-        (r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0 ||
-        (r = open_sources(p, err)) < 0 ||
+        (r = catalogue_manifest_read(p->store, &p->base.id, &p->base.manifest, err)) < 0)
+        return r;
+    net_settings_apply(&p->net, &p->base.manifest.config);
+    if ((r = open_sources(p, err)) < 0 ||
         (r = console_open(p->dir, process_wake, p, &p->console, err)) < 0 ||
         (r = set_up_board(p, err)) < 0)
         return r;

@@ -328,6 +328,8 @@ static int read_target(struct process *p, json_t *args, struct checkpoint_base *
     int r = store_pin(p->store, &target->id, pin_out, err);
     if (r == 0)
         r = catalogue_manifest_read(p->store, &target->id, &target->manifest, err);
+    if (r == 0)
+        net_settings_apply(&p->net, &target->manifest.config);
     target->has_memory = r == 0 && target->manifest.kind == CHECKPOINT_WARM;
     return r;
 }

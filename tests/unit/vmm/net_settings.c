@@ -32,6 +32,59 @@ static void forwards_are_read_and_written(void **state)
     }
 }
 
+static void cards_have_the_machines_own_addresses(void **state)
+{
+    const struct net_settings none = {0};
+    const struct net_settings own = {.has_mac = true, .mac = {2, 0, 0, 0, 0, 0xff}};
+    struct machine_config config = {.net_count = 2, .nets = {{{2, 1}}, {{2, 2}}}};
+
+    (void)state;
+    net_settings_apply(&none, &config);
+    assert_int_equal(config.nets[0].mac[1], 1);
+    net_settings_apply(&own, &config);
+    assert_memory_equal(config.nets[0].mac, own.mac, sizeof(own.mac));
+    assert_int_equal(config.nets[1].mac[0], 2);
+    assert_int_equal(config.nets[1].mac[5], 0);
+}
+
+static void made_up_addresses_are_of_single_stations(void **state)
+{
+    uint8_t a[MANIFEST_MAC_SIZE], b[MANIFEST_MAC_SIZE];
+
+    (void)state;
+    for (unsigned i = 0; i < 100; i++) {
+        net_mac_make(a);
+        net_mac_make(b);
+        assert_int_equal(a[0] & 3, 2);
+        assert_memory_not_equal(a, b, sizeof(a));
+    }
+}
+
+static void addresses_are_kept_in_the_file(void **state)
+{
+    const struct net_settings settings = {.has_mac = true, .mac = {2, 3, 4, 5, 6, 7}};
+    static const char *const wrong[] = {"{\"forwards\":[],\"mac\":7,\"mode\":\"user\"}",
+                                        "{\"forwards\":[],\"mac\":\"\",\"mode\":\"user\"}",
+                                        "{\"forwards\":[],\"mac\":\"03:00:00:00:00:01\","
+                                        "\"mode\":\"user\"}"};
+    char dir[] = "/tmp/stasis-test-XXXXXX";
+    struct net_settings read;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(net_settings_write(dir, &settings, NULL), 0);
+    assert_int_equal(net_settings_read(dir, &read, NULL), 0);
+    assert_true(read.has_mac);
+    assert_memory_equal(read.mac, settings.mac, sizeof(read.mac));
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        char path[64];
+        snprintf(path, sizeof(path), "%s/net.json", dir);
+        assert_int_equal(io_write_file(AT_FDCWD, path, wrong[i], strlen(wrong[i]), 0600), 0);
+        assert_int_equal(net_settings_read(dir, &read, NULL), -EBADMSG);
+    }
+    io_remove_tree(dir);
+}
+
 static void what_is_no_forward_is_refused(void **state)
 {
     static const char *const texts[] = {"",
@@ -206,6 +259,9 @@ int main(void)
 #define FILE_TEST(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forwards_are_read_and_written),
+        cmocka_unit_test(cards_have_the_machines_own_addresses),
+        cmocka_unit_test(made_up_addresses_are_of_single_stations),
+        cmocka_unit_test(addresses_are_kept_in_the_file),
         cmocka_unit_test(what_is_no_forward_is_refused),
         FILE_TEST(settings_are_kept),
         FILE_TEST(without_settings_there_is_a_network_and_nothing_is_forwarded),

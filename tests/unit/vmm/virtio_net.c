@@ -540,17 +540,31 @@ static int restore_changed(struct guest *g, size_t from_end, uint8_t value)
     return r;
 }
 
-static void another_cards_state_is_refused(void **state)
+static void a_state_that_cannot_be_is_refused(void **state)
 {
     struct guest *g = *state;
 
     /* The payload, 6 + 2 bytes, comes last. */
-    assert_int_equal(restore_changed(g, 8, 0x56), -EBADMSG);
-    assert_int_equal(driver_in(&g->d, R_STATUS), 0); /* reset, not half restored */
-    assert_int_equal(restore_changed(g, 3, 0x57), -EBADMSG);
+    assert_int_equal(restore_changed(g, 8, 0x53), -EBADMSG); /* the address of a group */
+    assert_int_equal(driver_in(&g->d, R_STATUS), 0);         /* reset, not half restored */
     assert_int_equal(restore_changed(g, 2, 2), -EBADMSG);
     assert_int_equal(restore_changed(g, 1, 1), -EBADMSG);
     assert_int_equal(restore_changed(g, 2, 0), 0);
+}
+
+/* A clone that shall have an address of its own. */
+static void a_driver_is_told_when_the_address_is_not_as_it_was(void **state)
+{
+    struct guest *g = *state;
+
+    irq_probe_take(&g->d.irq);
+    driver_out(&g->d, R_ACK, 3);
+    assert_int_equal(restore_changed(g, 3, 0x57), 0);
+    assert_int_equal(driver_in(&g->d, R_INTERRUPT) & 2, 2);
+    assert_true(irq_probe_take(&g->d.irq) > 0);
+    /* What it then finds is the card's own. */
+    for (uint32_t i = 0; i < sizeof(mac); i++)
+        assert_int_equal(g->d.dev->ops->read(g->d.dev, R_CONFIG + i, 1), mac[i]);
 }
 
 static void the_golden_state_restores(void **state)
@@ -603,7 +617,8 @@ int main(void)
         NET_TEST(a_broken_ring_needs_a_reset),
         NET_TEST(what_waited_is_lost_by_a_restore),
         NET_TEST(a_driver_is_told_when_the_link_is_not_as_it_was),
-        NET_TEST(another_cards_state_is_refused),
+        NET_TEST(a_state_that_cannot_be_is_refused),
+        NET_TEST(a_driver_is_told_when_the_address_is_not_as_it_was),
         NET_TEST(the_golden_state_restores),
     };
 
