@@ -44,6 +44,15 @@ static void memory_lay_out(struct memory *mem)
     mem->region_count = 2;
 }
 
+/* Of this process, as long as it lives. */
+static int pagemap_fd = -1;
+
+void memory_open_pagemap(void)
+{
+    if (pagemap_fd < 0)
+        pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+}
+
 int memory_create(uint64_t size_bytes, struct memory **out, struct error *err)
 {
     int r = memory_check_size(size_bytes, err);
@@ -52,7 +61,8 @@ int memory_create(uint64_t size_bytes, struct memory **out, struct error *err)
     _cleanup_(memory_freep) struct memory *mem = calloc(1, sizeof(*mem));
     if (mem == NULL)
         return error_errno(err, ENOMEM, "making guest memory");
-    mem->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    memory_open_pagemap();
+    mem->pagemap_fd = pagemap_fd;
     mem->dirty_words = div_round_up(size_bytes / STASIS_PAGE_SIZE, 64);
     mem->device_dirty = calloc(mem->dirty_words, sizeof(uint64_t));
     if (mem->device_dirty == NULL)
@@ -75,8 +85,6 @@ void memory_free(struct memory *mem)
         return;
     if (mem->hva != NULL)
         munmap(mem->hva, mem->size_bytes);
-    if (mem->pagemap_fd >= 0)
-        close(mem->pagemap_fd);
     free(mem->device_dirty);
     free(mem);
 }

@@ -28,8 +28,12 @@ struct memory {
     uint8_t *hva;           /* both regions, end to end */
     uint64_t *device_dirty; /* one bit a RAM page: written by the VMM itself */
     uint64_t dirty_words;
-    int pagemap_fd; /* which pages are there, or -1 */
+    int pagemap_fd; /* the process's: which pages are there, or -1 */
 };
+
+/* For a process that cannot open files later: what memory_discard() looks at. Before it
+ * has threads. */
+void memory_open_pagemap(void);
 
 /* size_bytes: a multiple of the page size within LAYOUT_MEMORY_MIN.._MAX. */
 int memory_create(uint64_t size_bytes, struct memory **out, struct error *err);

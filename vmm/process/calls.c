@@ -51,7 +51,7 @@ static const struct call plain_calls[] = {
     {SYS_write, ALL},
     {SYS_readv, P | D | N | K},
     {SYS_writev, ALL},
-    {SYS_pread64, P | D},
+    {SYS_pread64, P | D | V}, /* the page map: memory_discard() */
     {SYS_pwrite64, P | D | V},
     {SYS_preadv, P | D},
     {SYS_pwritev, P | D},

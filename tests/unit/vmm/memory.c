@@ -237,7 +237,6 @@ static void without_a_pagemap_all_that_is_discarded_is_dirty(void **state)
     uint64_t dropped = 0;
 
     (void)state;
-    close(mem->pagemap_fd);
     mem->pagemap_fd = -1;
     assert_int_equal(memory_discard(mem, 0, 600 * PAGE, &dropped), 0);
     assert_int_equal(dirty_count(mem), 600);
