@@ -69,6 +69,7 @@ static void a_save_leaves_the_id_as_it_is(void **state)
 
     read_id(g, before);
     _cleanup_(buffer_clear) struct buffer saved = device_save(g->dev);
+    assert_true(saved.length > 0);
     g->dev->ops->resume(g->dev);
     read_id(g, after);
     assert_memory_equal(before, after, ID_SIZE);
