@@ -228,10 +228,8 @@ static struct vsock_packet *data_packet(struct vsock_connection *c, const uint8_
     }
     memcpy(packet->bytes, bytes, length);
     c->sent_cnt += (uint32_t)length;
-    if (vsock_connection_credit(c) == 0 && !c->asked_credit) {
+    if (vsock_connection_credit(c) == 0)
         add_pending(c, VSOCK_CREDIT_REQUEST);
-        c->asked_credit = true;
-    }
     return packet;
 }
 
@@ -400,8 +398,6 @@ void vsock_connection_take(struct vsock_connection *c, const struct vsock_packet
 {
     c->peer_buf_alloc = packet->header.buf_alloc;
     c->peer_fwd_cnt = packet->header.fwd_cnt;
-    if (vsock_connection_credit(c) > 0)
-        c->asked_credit = false;
     switch (packet->header.op) {
     case VSOCK_RESPONSE:
         take_response(c);

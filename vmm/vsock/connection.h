@@ -36,7 +36,6 @@ struct vsock_connection {
     uint32_t peer_buf_alloc;
     uint32_t peer_fwd_cnt;
     uint32_t sent_cnt;
-    bool asked_credit;
     /* what we say of ourselves */
     uint32_t received_cnt;
     uint32_t fwd_cnt;
