@@ -217,6 +217,18 @@ static void a_limit_that_is_none_is_refused(void **state)
     assert_int_equal(f->store->packs.memory_max, 7 * MIB);
 }
 
+/* All checksums are right, and still it is another page. */
+static void a_page_that_is_not_what_its_footer_says_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct error err = ERROR_INIT;
+    uint8_t page[STASIS_PAGE_SIZE];
+
+    fill_store(f);
+    assert_int_equal(store_page_read(f->store, made_up(5), page, &err), -EBADMSG);
+    assert_non_null(strstr(err.message, "not the page that its footer says"));
+}
+
 /* ---- ingest ---- */
 
 static uint64_t allocated(void)
@@ -271,6 +283,7 @@ int main(void)
         TEST(neighbours_need_no_look_into_the_index),
         TEST(nobody_is_stopped_by_a_limit_of_nothing),
         TEST(a_limit_that_is_none_is_refused),
+        TEST(a_page_that_is_not_what_its_footer_says_is_refused),
         TEST(storing_much_takes_little_memory),
     };
 
