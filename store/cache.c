@@ -12,6 +12,9 @@
 
 #define CACHE_BUCKETS 4096u
 
+/* A process that may keep less reads little, and counts what it costs. */
+#define HUGE_FROM_BYTES ((size_t)64 << 20)
+
 enum sum_state {
     SUM_UNKNOWN,
     SUM_COMING, /* a thread is about to store it */
@@ -24,6 +27,7 @@ struct node_sum {
 };
 
 struct group_cache {
+    struct group_memory *memory;
     pthread_mutex_t lock;
     size_t limit_bytes;
     size_t used_bytes;
@@ -38,6 +42,12 @@ int group_cache_new(size_t limit_bytes, struct group_cache **out)
 
     if (cache == NULL)
         return -ENOMEM;
+    cache->memory = group_memory_new();
+    if (cache->memory == NULL) {
+        free(cache);
+        return -ENOMEM;
+    }
+    group_memory_set_huge(cache->memory, limit_bytes >= HUGE_FROM_BYTES);
     cache->limit_bytes = limit_bytes;
     pthread_mutex_init(&cache->lock, NULL);
     *out = cache;
@@ -48,7 +58,8 @@ void cached_group_release(struct cached_group *g)
 {
     if (g == NULL || atomic_fetch_sub_explicit(&g->references, 1, memory_order_acq_rel) != 1)
         return;
-    free(g->raw);
+    if (g->raw != NULL)
+        group_memory_give(g->memory, &g->bytes);
     free(g->checked);
     free(g->offsets);
     free(g->sums);
@@ -105,6 +116,7 @@ void group_cache_free(struct group_cache *cache)
     while (cache->oldest != NULL)
         evict_oldest(cache);
     pthread_mutex_destroy(&cache->lock);
+    group_memory_release(cache->memory);
     free(cache);
 }
 
@@ -120,6 +132,7 @@ void group_cache_clear(struct group_cache *cache)
     while (cache->oldest != NULL)
         evict_oldest(cache);
     pthread_mutex_unlock(&cache->lock);
+    group_memory_trim(cache->memory);
 }
 
 void group_cache_limit(struct group_cache *cache, size_t limit_bytes)
@@ -128,6 +141,8 @@ void group_cache_limit(struct group_cache *cache, size_t limit_bytes)
     cache->limit_bytes = limit_bytes;
     evict_to_limit_locked(cache, NULL);
     pthread_mutex_unlock(&cache->lock);
+    group_memory_set_huge(cache->memory, limit_bytes >= HUGE_FROM_BYTES);
+    group_memory_trim(cache->memory);
 }
 
 static struct cached_group *find_locked(struct group_cache *cache, uint64_t key)
@@ -247,10 +262,11 @@ int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char 
     g->raw_bytes = info->raw_bytes;
     g->first_object = info->first_object;
     g->object_count = info->object_count;
-    g->raw = malloc(info->raw_bytes != 0 ? info->raw_bytes : 1);
     g->checked = calloc(info->object_count + 1u, sizeof(*g->checked));
-    if (g->raw == NULL || g->checked == NULL)
+    if (g->checked == NULL || group_memory_take(cache->memory, info->raw_bytes, &g->bytes) < 0)
         return error_errno(err, ENOMEM, "reading %s", name);
+    g->memory = cache->memory;
+    g->raw = g->bytes.bytes;
     r = read_group(fd, name, index, group, g->raw, err);
     if (r == 0 && index->kind == PACK_NODES)
         r = find_nodes(g, name, info, err);

@@ -5,6 +5,7 @@
 #define STASIS_STORE_CACHE_H
 
 #include "imgfmt/pack.h"
+#include "store/group_memory.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -20,11 +21,13 @@ struct cached_group {
     uint32_t raw_bytes;
     uint32_t first_object; /* its number in the pack */
     uint32_t object_count;
-    uint8_t *raw;
+    uint8_t *raw;          /* of the memory below */
     uint32_t *offsets;     /* nodes: where each begins, and the end; NULL for pages */
     struct node_sum *sums; /* nodes: of those that were asked for; NULL for pages */
     atomic_bool *checked;  /* pages: which are known to be what the footer says */
     /* the cache's own */
+    struct group_memory *memory;
+    struct group_bytes bytes;
     struct cached_group *newer;
     struct cached_group *older;
     struct cached_group *bucket_next;

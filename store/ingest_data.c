@@ -2,6 +2,7 @@
 /* Whole files and buffers as spaces, a batch of pages at a time. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/huge.h"
 #include "base/io.h"
 #include "store/ingest_private.h"
 
@@ -161,7 +162,7 @@ int ingest_file(struct ingest *in, int fd, uint64_t size_bytes,
                 struct digest *root_out, struct error *err)
 {
     _cleanup_(map_builder_freep) struct map_builder *builder = NULL;
-    _cleanup_free_ uint8_t *buf = malloc(READ_BYTES);
+    _cleanup_free_ uint8_t *buf = huge_alloc(READ_BYTES);
     struct file_reader f = {.in = in,
                             .fd = fd,
                             .size_bytes = size_bytes,
