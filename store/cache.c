@@ -26,15 +26,28 @@ struct node_sum {
     struct digest digest;
 };
 
-struct group_cache {
-    struct group_memory *memory;
-    pthread_mutex_t lock;
+/* Groups by when they were used last. */
+struct order {
     size_t limit_bytes;
     size_t used_bytes;
     struct cached_group *newest;
     struct cached_group *oldest;
+};
+
+struct group_cache {
+    struct group_memory *memory;
+    pthread_mutex_t lock;
+    struct order kept;
+    struct order passing;
     struct cached_group *buckets[CACHE_BUCKETS];
 };
+
+static void set_limits(struct group_cache *cache, size_t limit_bytes)
+{
+    cache->passing.limit_bytes = limit_bytes / 8;
+    cache->kept.limit_bytes = limit_bytes - limit_bytes / 8;
+    group_memory_set_huge(cache->memory, limit_bytes >= HUGE_FROM_BYTES);
+}
 
 int group_cache_new(size_t limit_bytes, struct group_cache **out)
 {
@@ -47,8 +60,7 @@ int group_cache_new(size_t limit_bytes, struct group_cache **out)
         free(cache);
         return -ENOMEM;
     }
-    group_memory_set_huge(cache->memory, limit_bytes >= HUGE_FROM_BYTES);
-    cache->limit_bytes = limit_bytes;
+    set_limits(cache, limit_bytes);
     pthread_mutex_init(&cache->lock, NULL);
     *out = cache;
     return 0;
@@ -73,64 +85,81 @@ static struct cached_group **bucket_of(struct group_cache *cache, uint64_t key)
     return &cache->buckets[h >> 52];
 }
 
+static struct order *order_of(struct group_cache *cache, const struct cached_group *g)
+{
+    return g->passing ? &cache->passing : &cache->kept;
+}
+
 static void unlink_from_order(struct group_cache *cache, struct cached_group *g)
 {
+    struct order *order = order_of(cache, g);
+
     if (g->newer != NULL)
         g->newer->older = g->older;
     else
-        cache->newest = g->older;
+        order->newest = g->older;
     if (g->older != NULL)
         g->older->newer = g->newer;
     else
-        cache->oldest = g->newer;
+        order->oldest = g->newer;
     g->newer = g->older = NULL;
+    order->used_bytes -= g->raw_bytes;
 }
 
 static void make_newest(struct group_cache *cache, struct cached_group *g)
 {
-    g->older = cache->newest;
-    if (cache->newest != NULL)
-        cache->newest->newer = g;
+    struct order *order = order_of(cache, g);
+
+    g->older = order->newest;
+    if (order->newest != NULL)
+        order->newest->newer = g;
     else
-        cache->oldest = g;
-    cache->newest = g;
+        order->oldest = g;
+    order->newest = g;
+    order->used_bytes += g->raw_bytes;
 }
 
-static void evict_oldest(struct group_cache *cache)
+static void evict_oldest(struct group_cache *cache, struct order *order)
 {
-    struct cached_group *g = cache->oldest;
+    struct cached_group *g = order->oldest;
     struct cached_group **link = bucket_of(cache, g->key);
 
     while (*link != g)
         link = &(*link)->bucket_next;
     *link = g->bucket_next;
     unlink_from_order(cache, g);
-    cache->used_bytes -= g->raw_bytes;
     cached_group_release(g);
+}
+
+static void evict_all(struct group_cache *cache)
+{
+    while (cache->kept.oldest != NULL)
+        evict_oldest(cache, &cache->kept);
+    while (cache->passing.oldest != NULL)
+        evict_oldest(cache, &cache->passing);
 }
 
 void group_cache_free(struct group_cache *cache)
 {
     if (cache == NULL)
         return;
-    while (cache->oldest != NULL)
-        evict_oldest(cache);
+    evict_all(cache);
     pthread_mutex_destroy(&cache->lock);
     group_memory_release(cache->memory);
     free(cache);
 }
 
-static void evict_to_limit_locked(struct group_cache *cache, const struct cached_group *keep)
+static void evict_to_limit_locked(struct group_cache *cache, struct order *order,
+                                  const struct cached_group *keep)
 {
-    while (cache->used_bytes > cache->limit_bytes && cache->oldest != keep)
-        evict_oldest(cache);
+    while (order->used_bytes > order->limit_bytes && order->oldest != keep)
+        evict_oldest(cache, order);
 }
 
 void group_cache_clear(struct group_cache *cache)
 {
     pthread_mutex_lock(&cache->lock);
-    while (cache->oldest != NULL)
-        evict_oldest(cache);
+    evict_all(cache);
     pthread_mutex_unlock(&cache->lock);
     group_memory_trim(cache->memory);
 }
@@ -138,47 +167,58 @@ void group_cache_clear(struct group_cache *cache)
 void group_cache_limit(struct group_cache *cache, size_t limit_bytes)
 {
     pthread_mutex_lock(&cache->lock);
-    cache->limit_bytes = limit_bytes;
-    evict_to_limit_locked(cache, NULL);
+    set_limits(cache, limit_bytes);
+    evict_to_limit_locked(cache, &cache->kept, NULL);
+    evict_to_limit_locked(cache, &cache->passing, NULL);
     pthread_mutex_unlock(&cache->lock);
-    group_memory_set_huge(cache->memory, limit_bytes >= HUGE_FROM_BYTES);
     group_memory_trim(cache->memory);
 }
 
-static struct cached_group *find_locked(struct group_cache *cache, uint64_t key)
+static struct cached_group *find_locked(struct group_cache *cache, uint64_t key, enum cache_use use)
 {
     struct cached_group *g = *bucket_of(cache, key);
+    bool stays;
 
     while (g != NULL && g->key != key)
         g = g->bucket_next;
     if (g == NULL)
         return NULL;
-    if (g != cache->newest) {
+    atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
+    stays = g->passing && use == CACHE_KEEP;
+    if (stays || g != order_of(cache, g)->newest) {
         unlink_from_order(cache, g);
+        g->passing = g->passing && !stays;
         make_newest(cache, g);
     }
-    atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
+    if (stays)
+        evict_to_limit_locked(cache, &cache->kept, g);
+    return g;
+}
+
+static struct cached_group *find(struct group_cache *cache, uint64_t key, enum cache_use use)
+{
+    struct cached_group *g;
+
+    pthread_mutex_lock(&cache->lock);
+    g = find_locked(cache, key, use);
+    pthread_mutex_unlock(&cache->lock);
     return g;
 }
 
 struct cached_group *group_cache_peek(struct group_cache *cache, uint64_t key)
 {
-    struct cached_group *g;
-
-    pthread_mutex_lock(&cache->lock);
-    g = find_locked(cache, key);
-    pthread_mutex_unlock(&cache->lock);
-    return g;
+    return find(cache, key, CACHE_KEEP);
 }
 
 /* Takes over `fresh` and returns what the cache then has under its key: the
  * same, or what another thread put there first. */
-static struct cached_group *insert(struct group_cache *cache, struct cached_group *fresh)
+static struct cached_group *insert(struct group_cache *cache, struct cached_group *fresh,
+                                   enum cache_use use)
 {
     struct cached_group *g;
 
     pthread_mutex_lock(&cache->lock);
-    g = find_locked(cache, fresh->key);
+    g = find_locked(cache, fresh->key, use);
     if (g == NULL) {
         struct cached_group **bucket = bucket_of(cache, fresh->key);
 
@@ -186,9 +226,9 @@ static struct cached_group *insert(struct group_cache *cache, struct cached_grou
         atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
         g->bucket_next = *bucket;
         *bucket = g;
+        g->passing = use == CACHE_PASS;
         make_newest(cache, g);
-        cache->used_bytes += g->raw_bytes;
-        evict_to_limit_locked(cache, g);
+        evict_to_limit_locked(cache, order_of(cache, g), g);
     }
     pthread_mutex_unlock(&cache->lock);
     cached_group_release(fresh);
@@ -243,11 +283,11 @@ static int read_group(int fd, const char *name, const struct pack_index *index, 
 }
 
 int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char *name,
-                    const struct pack_index *index, uint32_t group, struct cached_group **out,
-                    struct error *err)
+                    const struct pack_index *index, uint32_t group, enum cache_use use,
+                    struct cached_group **out, struct error *err)
 {
     const struct pack_group *info = &index->groups[group];
-    _cleanup_(cached_group_releasep) struct cached_group *g = group_cache_peek(cache, key);
+    _cleanup_(cached_group_releasep) struct cached_group *g = find(cache, key, use);
     int r;
 
     if (g != NULL) {
@@ -272,7 +312,7 @@ int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char 
         r = find_nodes(g, name, info, err);
     if (r < 0)
         return r;
-    *out = insert(cache, steal_pointer(g));
+    *out = insert(cache, steal_pointer(g), use);
     return 0;
 }
 

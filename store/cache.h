@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decoded groups, least recently used dropped first. Entries are counted: who
- * holds one may use its bytes however long, whatever the cache does. Thread-safe. */
+/*
+ * Decoded groups, least recently used dropped first. Entries are counted: who
+ * holds one may use its bytes however long, whatever the cache does. Thread-safe.
+ *
+ * Who reads much, each page once, would fill it with what nobody asks for again, and
+ * memory that is touched for the first time costs as much as decoding: his groups have
+ * an eighth of the room to pass through, and stay if somebody else wants them.
+ */
 #ifndef STASIS_STORE_CACHE_H
 #define STASIS_STORE_CACHE_H
 
@@ -31,6 +37,12 @@ struct cached_group {
     struct cached_group *newer;
     struct cached_group *older;
     struct cached_group *bucket_next;
+    bool passing;
+};
+
+enum cache_use {
+    CACHE_KEEP, /* may be wanted again */
+    CACHE_PASS, /* one of many that are read in order */
 };
 
 int group_cache_new(size_t limit_bytes, struct group_cache **out);
@@ -69,8 +81,8 @@ static inline uint32_t group_cache_owner(uint64_t key)
 /* The decoded group, from the cache or from fd; the caller releases it. The
  * arguments after key are as for pack_group_read(). */
 int group_cache_get(struct group_cache *cache, uint64_t key, int fd, const char *name,
-                    const struct pack_index *index, uint32_t group, struct cached_group **out,
-                    struct error *err);
+                    const struct pack_index *index, uint32_t group, enum cache_use use,
+                    struct cached_group **out, struct error *err);
 
 /* Has a page of a group been compared with its key since it was decoded? */
 static inline bool cached_group_is_checked(const struct cached_group *g, uint32_t position)

@@ -13,6 +13,9 @@
 #define CHUNK_SLOTS 32u
 _Static_assert(CHUNK_SLOTS *SLOT_BYTES == HUGE_PAGE_BYTES, "a chunk is a huge page");
 
+/* Who reads a few groups shall not pay for a huge page. */
+#define SMALL_CHUNKS 4u
+
 /* What is smaller would leave much of its slot empty. */
 #define SLOT_USED_MIN (SLOT_BYTES * 3 / 4)
 
@@ -103,7 +106,8 @@ static int take_slot(struct group_memory *m, struct group_bytes *out)
     unsigned slot;
 
     if (c != NULL && c->bytes == NULL) {
-        c->bytes = m->huge ? huge_alloc(HUGE_PAGE_BYTES) : malloc(HUGE_PAGE_BYTES);
+        c->bytes = m->huge && m->first >= SMALL_CHUNKS ? huge_alloc(HUGE_PAGE_BYTES)
+                                                       : malloc(HUGE_PAGE_BYTES);
         c->free = UINT32_MAX;
     }
     if (c == NULL || c->bytes == NULL)

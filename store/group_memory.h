@@ -26,8 +26,8 @@ struct group_bytes {
 struct group_memory *group_memory_new(void);
 void group_memory_release(struct group_memory *m); /* NULL is fine */
 
-/* Whether new chunks are of huge pages: not where the little that is read shall not
- * cost more than it has. At first they are. */
+/* Whether new chunks are of huge pages, all but the first few: not where memory is
+ * counted in pages. At first they are. */
 void group_memory_set_huge(struct group_memory *m, bool huge);
 
 /* -ENOMEM. With it comes a reference, which group_memory_give() lets go. */

@@ -166,8 +166,8 @@ int ingest_own_bytes_near(struct ingest *in, enum pack_kind kind, const struct i
     key = group_cache_key(pack->owner, group);
     if (*group_io == NULL || (*group_io)->key != key) {
         cached_group_release(steal_pointer(*group_io));
-        r = group_cache_get(in->store->cache, key, pack->fd, pack->name, index, group, group_io,
-                            err);
+        r = group_cache_get(in->store->cache, key, pack->fd, pack->name, index, group, CACHE_KEEP,
+                            group_io, err);
         if (r < 0)
             return r;
     }

@@ -537,8 +537,8 @@ static bool group_has(const struct cached_group *g, const struct location *at)
            at->object - g->first_object < g->object_count;
 }
 
-static int load_group(struct packs *packs, const struct location *at, struct cached_group **out,
-                      struct error *err)
+static int load_group(struct packs *packs, const struct location *at, enum cache_use use,
+                      struct cached_group **out, struct error *err)
 {
     struct pack *pack = get(packs, at->pack);
     int r = acquire(packs, pack, err);
@@ -548,19 +548,20 @@ static int load_group(struct packs *packs, const struct location *at, struct cac
     uint32_t group = pack_group_of_object(pack->index, at->object);
 
     r = group_cache_get(packs->cache, group_cache_key(at->pack, group), pack->fd, pack->name,
-                        pack->index, group, out, err);
+                        pack->index, group, use, out, err);
     release(packs, pack);
     return r;
 }
 
-int packs_read_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
-                    const uint8_t **bytes_out, size_t *length_out, struct error *err)
+static int read_near(struct packs *packs, const struct location *at, enum cache_use use,
+                     struct cached_group **group_io, const uint8_t **bytes_out, size_t *length_out,
+                     struct error *err)
 {
     struct cached_group *g = NULL;
     int r;
 
     if (!group_has(*group_io, at)) {
-        r = load_group(packs, at, &g, err);
+        r = load_group(packs, at, use, &g, err);
         if (r < 0)
             return r;
         cached_group_release(*group_io);
@@ -572,6 +573,18 @@ int packs_read_near(struct packs *packs, const struct location *at, struct cache
         return error_corrupt(err, "%s: the group of object %u does not hold what its footer says",
                              packs_get(packs, at->pack)->name, at->object);
     return 0;
+}
+
+int packs_read_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
+                    const uint8_t **bytes_out, size_t *length_out, struct error *err)
+{
+    return read_near(packs, at, CACHE_KEEP, group_io, bytes_out, length_out, err);
+}
+
+int packs_pass_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
+                    const uint8_t **bytes_out, size_t *length_out, struct error *err)
+{
+    return read_near(packs, at, CACHE_PASS, group_io, bytes_out, length_out, err);
 }
 
 int packs_peek_near(struct packs *packs, const struct location *at, struct cached_group **group_io,

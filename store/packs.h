@@ -143,6 +143,9 @@ int packs_read(struct packs *packs, const struct location *at, struct cached_gro
  * twice; the caller releases what it holds at the end. */
 int packs_read_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
                     const uint8_t **bytes_out, size_t *length_out, struct error *err);
+/* And for who reads many in their order, each once (CACHE_PASS). */
+int packs_pass_near(struct packs *packs, const struct location *at, struct cached_group **group_io,
+                    const uint8_t **bytes_out, size_t *length_out, struct error *err);
 
 /* The same if the group is decoded already, else -EAGAIN. */
 int packs_peek_near(struct packs *packs, const struct location *at, struct cached_group **group_io,

@@ -64,7 +64,7 @@ static const uint8_t *try_page(struct read_ahead *ra, struct page_ref ref,
     size_t length;
 
     if (at->pack == PACK_NONE || !page_ref_equal(at->id, ref) ||
-        packs_read_near(&ra->store->packs, at, near, &bytes, &length, NULL) < 0 ||
+        packs_pass_near(&ra->store->packs, at, near, &bytes, &length, NULL) < 0 ||
         !page_ref_same_key(page_ref_of(bytes), ref))
         return NULL;
     return bytes;
