@@ -434,7 +434,7 @@ static int zero_pages(struct disk *disk, uint64_t offset, uint64_t length)
     uint64_t end = page + length / STASIS_PAGE_SIZE;
     struct base_cursor cursor = {0};
 
-    int r = disk_layer_is_used(top(disk)) ? disk_layer_punch(top(disk), offset, length) : 0;
+    int r = disk_layer_is_written(top(disk)) ? disk_layer_punch(top(disk), offset, length) : 0;
     while (r == 0 && page < end) {
         uint64_t shift = page % 64;
         uint64_t n = min_u64(64 - shift, end - page);

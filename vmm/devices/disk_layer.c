@@ -82,7 +82,8 @@ static int open_files(struct disk_layer *overlay, const char *dir, unsigned disk
 int disk_layer_open(const char *dir, unsigned disk, unsigned number, uint64_t pages, bool create,
                     struct disk_layer *out)
 {
-    struct disk_layer overlay = {.number = number, .pages = pages, .data_fd = -1, .map_fd = -1};
+    struct disk_layer overlay = {
+        .number = number, .pages = pages, .data_fd = -1, .map_fd = -1, .written = !create};
 
     int r = open_files(&overlay, dir, disk, create);
     if (r < 0)
@@ -191,6 +192,7 @@ void disk_layer_mark_pages(struct disk_layer *overlay, uint64_t first, uint64_t 
 
 int disk_layer_write(struct disk_layer *overlay, uint64_t offset, const void *buf, size_t length)
 {
+    __atomic_store_n(&overlay->written, true, __ATOMIC_RELEASE);
     int r = io_pwrite_full(overlay->data_fd, buf, length, offset);
 
     set_unsynced(overlay); /* also when only a part was written */

@@ -32,6 +32,7 @@ struct disk_layer {
     uint64_t *flush_bits;
     uint64_t *flush_changed;
     bool used;     /* has a page */
+    bool written;  /* its file may hold bytes, be they of pages that it has or not */
     bool unsynced; /* data was written since the last flush */
 };
 
@@ -67,6 +68,13 @@ static inline bool disk_layer_has(const struct disk_layer *overlay, uint64_t pag
 static inline bool disk_layer_is_used(const struct disk_layer *overlay)
 {
     return __atomic_load_n(&overlay->used, __ATOMIC_ACQUIRE);
+}
+
+/* Must a page that is noted and was not written be punched before, to read as zeros? What
+ * a machine wrote that was killed, or a write that failed half-way, is in the file, too. */
+static inline bool disk_layer_is_written(const struct disk_layer *overlay)
+{
+    return __atomic_load_n(&overlay->written, __ATOMIC_ACQUIRE);
 }
 
 /* Notes the pages 64 word + n, for each bit n of mask, as present. */

@@ -10,8 +10,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define PAGE STASIS_PAGE_SIZE
 #define SECTOR 512u
@@ -144,6 +147,49 @@ static void zeros_hide_what_an_older_overlay_holds(void **state)
     assert_int_equal(disk_freeze(disk, NULL), 0);
     assert_int_equal(disk_zero(disk, 0, sizeof(base)), 0);
     assert_holds(disk, base, sizeof(base));
+}
+
+/* Of a machine that was killed before its guest flushed: bytes that no map lists. */
+static void zeros_hide_what_a_crash_has_left_unlisted(void **state)
+{
+    struct store_fixture *f = *state;
+    uint8_t base[2 * PAGE], zeros[2 * PAGE] = {0};
+    _cleanup_free_ char *map = io_format("%s/disk0.1.map", f->machine);
+
+    memset(base, 1, sizeof(base));
+    struct disk *disk = open_disk(f, f->machine, base, sizeof(base), false);
+    uint8_t lost[2 * PAGE];
+    memset(lost, 2, sizeof(lost));
+    assert_int_equal(disk_write(disk, 0, lost, sizeof(lost)), 0);
+    disk_close(disk);
+    assert_int_equal(truncate(map, 0), 0);
+    disk = open_disk(f, f->machine, base, sizeof(base), true);
+    assert_holds(disk, base, sizeof(base));
+    assert_int_equal(disk_zero(disk, 0, sizeof(base)), 0);
+    assert_holds(disk, zeros, sizeof(zeros));
+    disk_close(disk);
+}
+
+/* The host's disk was full, say. */
+static void zeros_hide_what_a_failed_write_has_left(void **state)
+{
+    struct store_fixture *f = *state;
+    uint8_t base[PAGE], zeros[PAGE] = {0}, lost[PAGE];
+    struct rlimit limit, before;
+
+    memset(base, 1, sizeof(base));
+    memset(lost, 2, sizeof(lost));
+    _cleanup_disk_ struct disk *disk = open_disk(f, f->machine, base, sizeof(base), false);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = SECTOR;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    int r = disk_write(disk, 0, lost, sizeof(lost));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(r, -EFBIG);
+    assert_int_equal(disk_zero(disk, 0, PAGE), 0);
+    assert_holds(disk, zeros, sizeof(zeros));
 }
 
 static void an_unwritten_disk_freezes_to_nothing(void **state)
@@ -452,6 +498,8 @@ int main(void)
         STORE_TEST(a_read_only_disk_has_no_files_and_takes_no_writes),
         STORE_TEST(zeroing_zeros_changes_nothing),
         STORE_TEST(zeros_hide_what_an_older_overlay_holds),
+        STORE_TEST(zeros_hide_what_a_crash_has_left_unlisted),
+        STORE_TEST(zeros_hide_what_a_failed_write_has_left),
         STORE_TEST(an_unwritten_disk_freezes_to_nothing),
         STORE_TEST(a_flush_writes_only_the_changed_part_of_the_map),
         STORE_TEST(opening_without_keep_forgets),
