@@ -329,6 +329,24 @@ int state_find(const void *bytes, size_t length, enum state_type type, uint16_t 
     return -ENOENT;
 }
 
+int state_find_known(const void *bytes, size_t length, enum state_type type, uint16_t instance,
+                     uint16_t version_max, struct state_record *out, struct error *err)
+{
+    struct state_record record;
+
+    if (state_find(bytes, length, type, instance, &record) < 0)
+        return error_corrupt(err, "the saved state has no record %s of instance %u",
+                             state_type_name(type), instance);
+    if (record.version == 0 || record.version > version_max) {
+        error_set(err, STATUS_FAILED, EPROTONOSUPPORT,
+                  "the saved state has version %u of record %s, this program reads up to %u",
+                  record.version, state_type_name(type), version_max);
+        return too_new(err);
+    }
+    *out = record;
+    return 0;
+}
+
 int state_each(const void *bytes, size_t length,
                int (*visit)(const struct state_record *record, void *context), void *context)
 {

@@ -104,6 +104,11 @@ int state_check(const void *bytes, size_t length, struct error *err);
 int state_find(const void *bytes, size_t length, enum state_type type, uint16_t instance,
                struct state_record *out);
 
+/* The same for whoever cannot do without it, or knows versions from 1 to version_max only:
+ * -EBADMSG, -EPROTONOSUPPORT, and which record that is. */
+int state_find_known(const void *bytes, size_t length, enum state_type type, uint16_t instance,
+                     uint16_t version_max, struct state_record *out, struct error *err);
+
 /* Calls visit for each record in order; stops at the first non-zero return and
  * returns it. Bytes passed state_check(). */
 int state_each(const void *bytes, size_t length,

@@ -2,7 +2,6 @@
 /* ACPI 6.4, 4.8.3.7: sleep control and status registers of reduced hardware, and
  * the reset register of 4.8.3.6. */
 #include "base/error.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/platform.h"
 
 #include <stdlib.h>
@@ -68,8 +67,8 @@ static int acpi_pm_restore(struct device *dev, const void *state, size_t length,
 {
     struct state_record record;
 
-    int r = device_find_state(state, length, STATE_ACPI_PM, dev->instance, ACPI_PM_STATE_VERSION,
-                              &record, err);
+    int r = state_find_known(state, length, STATE_ACPI_PM, dev->instance, ACPI_PM_STATE_VERSION,
+                             &record, err);
     if (r < 0)
         return r;
     uint8_t control = state_get_u8(&record);

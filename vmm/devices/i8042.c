@@ -5,7 +5,6 @@
  * A byte of the controller goes before bytes of the keyboard.
  */
 #include "base/bytes.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/platform.h"
 
 #include <errno.h>
@@ -477,8 +476,8 @@ static int i8042_restore(struct device *dev, const void *state, size_t length, s
     struct state_record record;
     bool bad = false;
 
-    int r = device_find_state(state, length, STATE_I8042, dev->instance, I8042_STATE_VERSION,
-                              &record, err);
+    int r = state_find_known(state, length, STATE_I8042, dev->instance, I8042_STATE_VERSION,
+                             &record, err);
     if (r < 0)
         return r;
     fresh.mode = state_get_u8(&record);

@@ -7,7 +7,6 @@
  * them gets on.
  */
 #include "base/bytes.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/platform.h"
 
 #include <errno.h>
@@ -293,7 +292,7 @@ static int rtc_restore(struct device *dev, const void *state, size_t length, str
     struct state_record record;
 
     int r =
-        device_find_state(state, length, STATE_RTC, dev->instance, RTC_STATE_VERSION, &record, err);
+        state_find_known(state, length, STATE_RTC, dev->instance, RTC_STATE_VERSION, &record, err);
     if (r < 0)
         return r;
     fresh.index = state_get_u8(&record);

@@ -10,7 +10,6 @@
  * is pending, which a handler that looped until "none pending" would see anyway.
  */
 #include "base/bytes.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/platform.h"
 
 #include <errno.h>
@@ -385,8 +384,8 @@ static int serial_restore(struct device *dev, const void *state, size_t length, 
     struct serial fresh = *s;
     struct state_record record;
 
-    int r = device_find_state(state, length, STATE_SERIAL, dev->instance, SERIAL_STATE_VERSION,
-                              &record, err);
+    int r = state_find_known(state, length, STATE_SERIAL, dev->instance, SERIAL_STATE_VERSION,
+                             &record, err);
     if (r < 0)
         return r;
     fresh.ier = state_get_u8(&record);

@@ -567,15 +567,12 @@ static int transport_restore(struct device *dev, const void *state, size_t lengt
     struct virtio *v = (struct virtio *)dev;
     struct state_record record;
 
-    if (state_find(state, length, STATE_VIRTIO_MMIO, dev->instance, &record) < 0)
-        return error_corrupt(err, "the device state has no virtio device in slot %u",
-                             dev->instance);
-    if (record.version != RECORD_V1)
-        return error_set(err, STATUS_CORRUPT, EPROTONOSUPPORT,
-                         "the state of virtio slot %u has version %u", dev->instance,
-                         record.version);
+    int r =
+        state_find_known(state, length, STATE_VIRTIO_MMIO, dev->instance, RECORD_V1, &record, err);
+    if (r < 0)
+        return r;
     transport_reset(dev);
-    int r = load_transport(v, &record, err);
+    r = load_transport(v, &record, err);
     if (r == 0 && v->ops->restore != NULL)
         r = v->ops->restore(v->device, dev->instance, state, length, err);
     if (r < 0)

@@ -7,7 +7,6 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "imgfmt/page.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/virtio.h"
 
 #include <errno.h>
@@ -228,7 +227,7 @@ static int balloon_restore(void *device, uint16_t slot, const void *state, size_
     struct balloon *b = device;
     struct state_record record;
 
-    int r = device_find_state(state, length, STATE_VIRTIO_BALLOON, slot, RECORD_V1, &record, err);
+    int r = state_find_known(state, length, STATE_VIRTIO_BALLOON, slot, RECORD_V1, &record, err);
     if (r < 0)
         return r;
     uint32_t target = state_get_u32(&record);

@@ -5,7 +5,6 @@
  * buffers: each frame is one chain.
  */
 #include "base/bytes.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/virtio.h"
 #include "vmm/net/frame_queue.h"
 
@@ -211,7 +210,7 @@ static int net_restore(void *device, uint16_t slot, const void *state, size_t le
     struct state_record record;
     uint8_t mac[MANIFEST_MAC_SIZE];
 
-    int r = device_find_state(state, length, STATE_VIRTIO_NET, slot, RECORD_V1, &record, err);
+    int r = state_find_known(state, length, STATE_VIRTIO_NET, slot, RECORD_V1, &record, err);
     if (r < 0)
         return r;
     state_get_bytes(&record, mac, sizeof(mac));

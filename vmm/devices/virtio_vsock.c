@@ -8,7 +8,6 @@
  * giving the event's buffer back. A connection that came in between would go down with
  * the old ones.
  */
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/virtio.h"
 
 #include "base/bytes.h"
@@ -263,7 +262,7 @@ static int vsock_restore(void *device, uint16_t slot, const void *state, size_t 
     struct vsock *vsock = device;
     struct state_record record;
 
-    int r = device_find_state(state, length, STATE_VIRTIO_VSOCK, slot, RECORD_V1, &record, err);
+    int r = state_find_known(state, length, STATE_VIRTIO_VSOCK, slot, RECORD_V1, &record, err);
     if (r < 0)
         return r;
     const uint64_t cid = state_get_u64(&record);

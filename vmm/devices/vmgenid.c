@@ -4,7 +4,6 @@
  * restores writes another one over it before the guest runs. */
 #include "base/error.h"
 #include "base/log.h"
-#include "vmm/devices/device_state.h"
 #include "vmm/devices/platform.h"
 
 #include <errno.h>
@@ -67,8 +66,8 @@ static int vmgenid_restore(struct device *dev, const void *state, size_t length,
         genid->announce = false;
         return 0;
     }
-    int r = device_find_state(state, length, STATE_VMGENID, dev->instance, VMGENID_STATE_VERSION,
-                              &record, err);
+    int r = state_find_known(state, length, STATE_VMGENID, dev->instance, VMGENID_STATE_VERSION,
+                             &record, err);
     if (r < 0)
         return r;
     uint64_t gpa = state_get_u64(&record);

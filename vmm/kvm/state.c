@@ -85,23 +85,6 @@ static int save_fixed(int fd, const struct fixed *f, uint16_t instance, struct s
     return 0;
 }
 
-/* Finds a record this code must have, of a version it knows. */
-static int find_record(const void *bytes, size_t length, enum state_type type, uint16_t instance,
-                       struct state_record *out, struct error *err)
-{
-    if (state_find(bytes, length, type, instance, out) < 0)
-        return error_corrupt(err, "the device state has no record %s for instance %u",
-                             state_type_name(type), instance);
-    if (out->version != RECORD_V1) {
-        error_set(err, STATUS_CORRUPT, EPROTONOSUPPORT,
-                  "record %s has version %u, this program knows %d", state_type_name(type),
-                  out->version, RECORD_V1);
-        error_hint(err, "use a newer stasis");
-        return -EPROTONOSUPPORT;
-    }
-    return 0;
-}
-
 /* A CPU without XSAVE has none of these, and KVM then refuses to set them. */
 static bool has_nothing(const struct fixed *f, const union fixed_payload *payload)
 {
@@ -114,7 +97,7 @@ static int restore_fixed(int fd, const struct fixed *f, uint16_t instance, const
     union fixed_payload payload = {0};
     struct state_record record;
 
-    int r = find_record(bytes, length, f->type, instance, &record, err);
+    int r = state_find_known(bytes, length, f->type, instance, RECORD_V1, &record, err);
     if (r < 0)
         return r;
     state_get_bytes(&record, &payload, f->size);
@@ -147,7 +130,8 @@ static int restore_xsave(struct vcpu *vcpu, const void *bytes, size_t length, st
     struct state_record record;
     size_t size = vcpu->vm->xsave_bytes;
 
-    int r = find_record(bytes, length, STATE_VCPU_XSAVE, (uint16_t)vcpu->index, &record, err);
+    int r = state_find_known(bytes, length, STATE_VCPU_XSAVE, (uint16_t)vcpu->index, RECORD_V1,
+                             &record, err);
     if (r < 0)
         return r;
     /* A host with fewer features takes a larger image if the rest is zero. */
@@ -182,7 +166,8 @@ static int restore_tsc_khz(struct vcpu *vcpu, const void *bytes, size_t length, 
 {
     struct state_record record;
 
-    int r = find_record(bytes, length, STATE_VCPU_TSC_KHZ, (uint16_t)vcpu->index, &record, err);
+    int r = state_find_known(bytes, length, STATE_VCPU_TSC_KHZ, (uint16_t)vcpu->index, RECORD_V1,
+                             &record, err);
     if (r < 0)
         return r;
     uint64_t saved = state_get_u32(&record);
@@ -274,7 +259,8 @@ static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, st
     if (cpuid == NULL)
         return error_errno(err, ENOMEM, "cannot restore the CPU features");
 
-    int r = find_record(bytes, length, STATE_VCPU_CPUID, (uint16_t)vcpu->index, &record, err);
+    int r = state_find_known(bytes, length, STATE_VCPU_CPUID, (uint16_t)vcpu->index, RECORD_V1,
+                             &record, err);
     if (r < 0)
         return r;
     uint32_t count = state_get_u32(&record);
@@ -418,7 +404,8 @@ static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, str
     if (msrs == NULL)
         return error_errno(err, ENOMEM, "cannot restore MSRs");
 
-    int r = find_record(bytes, length, STATE_VCPU_MSRS, (uint16_t)vcpu->index, &record, err);
+    int r = state_find_known(bytes, length, STATE_VCPU_MSRS, (uint16_t)vcpu->index, RECORD_V1,
+                             &record, err);
     if (r < 0)
         return r;
     uint32_t count = state_get_u32(&record);
@@ -506,7 +493,7 @@ static int restore_irqchip(struct kvm_vm *vm, uint32_t chip, enum state_type typ
     struct kvm_irqchip state = {.chip_id = chip};
     struct state_record record;
 
-    int r = find_record(bytes, length, type, instance, &record, err);
+    int r = state_find_known(bytes, length, type, instance, RECORD_V1, &record, err);
     if (r < 0)
         return r;
     state_get_bytes(&record, &state.chip, sizeof(state.chip));
@@ -541,7 +528,7 @@ static int read_clock(const void *bytes, size_t length, struct saved_clock *out,
 {
     struct state_record record;
 
-    int r = find_record(bytes, length, STATE_VM_CLOCK, 0, &record, err);
+    int r = state_find_known(bytes, length, STATE_VM_CLOCK, 0, RECORD_V1, &record, err);
     if (r < 0)
         return r;
     out->kvmclock_ns = state_get_u64(&record);

@@ -63,6 +63,23 @@ static void what_is_not_there_is_not_found(void **state)
     assert_int_equal(state_find(b->data, b->length, STATE_RTC, 0, &r), -ENOENT);
 }
 
+static void a_needed_record_is_there_and_known_or_the_error_says_which(void **state)
+{
+    const struct buffer *b = *state;
+    struct state_record r;
+    struct error err = ERROR_INIT;
+
+    assert_int_equal(state_find_known(b->data, b->length, STATE_VCPU_REGS, 1, 1, &r, &err), 0);
+    assert_int_equal(r.instance, 1);
+    assert_int_equal(state_find_known(b->data, b->length, STATE_VCPU_REGS, 2, 1, &r, &err),
+                     -EBADMSG);
+    assert_non_null(strstr(err.message, "no record vcpu.regs of instance 2"));
+    assert_int_equal(state_find_known(b->data, b->length, STATE_VCPU_REGS, 1, 0, &r, &err),
+                     -EPROTONOSUPPORT);
+    assert_non_null(strstr(err.message, "version 1 of record vcpu.regs"));
+    assert_true(err.hint[0] != '\0');
+}
+
 static int collect(const struct state_record *record, void *context)
 {
     struct buffer *seen = context;
@@ -254,6 +271,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(records_read_back),
         TEST(what_is_not_there_is_not_found),
+        TEST(a_needed_record_is_there_and_known_or_the_error_says_which),
         TEST(records_are_visited_in_order),
         TEST(reading_past_a_record_gives_zeros_and_is_told),
         TEST(leaving_bytes_unread_is_told),
