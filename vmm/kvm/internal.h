@@ -76,6 +76,11 @@ void vcpu_close(struct vcpu *vcpu);
 int vcpu_thread_start(struct vcpu *vcpu, struct error *err);
 void vcpu_kick(struct vcpu *vcpu);
 
+/* msrs.c: the record of a vCPU that is parked. Restoring one that has run takes back what
+ * the record does not have; it notes the time-stamp counter (frozen_tsc). */
+int vcpu_msrs_save(struct vcpu *vcpu, struct state_writer *w, struct error *err);
+int vcpu_msrs_restore(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err);
+
 /* stats.c. Opens KVM's statistics where it has any; vcpu->fd is open. */
 void vcpu_stats_open(struct vcpu *vcpu);
 enum vm_exit_kind vm_exit_kind_of(uint32_t reason);

@@ -19,11 +19,6 @@
 
 enum {
     RECORD_V1 = 1,
-    MSRS_MAX = 512,
-    MSR_XSS = 0xda0,
-    MSR_SPEC_CTRL = 0x48,
-    MSR_KVM_ASYNC_PF_EN = 0x4b564d02,
-    MSR_KVM_ASYNC_PF_ACK = 0x4b564d07,
     TSC_TOLERANCE_PPM = 250, /* what guests' clock code copes with */
 };
 
@@ -274,163 +269,6 @@ static int restore_cpuid(struct vcpu *vcpu, const void *bytes, size_t length, st
     return set_cpuid(vcpu, cpuid, err);
 }
 
-/* ---- MSRs ---- */
-
-/* Not in every host's list, and refused where the vCPU's CPUID lacks what they
- * control; then they read as zero, which is also what a fresh vCPU has. */
-static const uint32_t unlisted_msrs[] = {MSR_XSS, MSR_SPEC_CTRL};
-
-static bool is_unlisted(uint32_t index)
-{
-    for (size_t i = 0; i < ARRAY_LEN(unlisted_msrs); i++)
-        if (unlisted_msrs[i] == index)
-            return true;
-    return false;
-}
-
-/* The host's list, which has the KVM paravirtual ones (0x4b564d00-ff) in it, and
- * the unlisted ones behind it. */
-static int msr_list(struct kvm_vm *vm, uint32_t *indices, uint32_t *count_out, struct error *err)
-{
-    struct { /* struct kvm_msr_list with room */
-        uint32_t count;
-        uint32_t indices[MSRS_MAX];
-    } list = {.count = MSRS_MAX - ARRAY_LEN(unlisted_msrs)};
-
-    int r = kvm_ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &list, "to list MSRs", err);
-    if (r < 0)
-        return r;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < list.count; i++)
-        if (!is_unlisted(list.indices[i]))
-            indices[count++] = list.indices[i];
-    memcpy(indices + count, unlisted_msrs, sizeof(unlisted_msrs));
-    *count_out = count + ARRAY_LEN(unlisted_msrs);
-    return 0;
-}
-
-static struct kvm_msrs *msrs_alloc(void)
-{
-    return calloc(1, sizeof(struct kvm_msrs) + MSRS_MAX * sizeof(struct kvm_msr_entry));
-}
-
-/* Reads those of the list that this vCPU has: KVM_GET_MSRS stops at the first it
- * refuses (the list is of the host, not of the vCPU's features), so skip it. */
-static int read_msrs(struct vcpu *vcpu, struct kvm_msrs *out, struct error *err)
-{
-    uint32_t indices[MSRS_MAX];
-    uint32_t count;
-    _cleanup_free_ struct kvm_msrs *chunk = msrs_alloc();
-    if (chunk == NULL)
-        return error_errno(err, ENOMEM, "cannot save MSRs");
-
-    int r = msr_list(vcpu->vm, indices, &count, err);
-    if (r < 0)
-        return r;
-    uint32_t kept = 0;
-    for (uint32_t next = 0; next < count;) {
-        chunk->nmsrs = count - next;
-        for (uint32_t i = 0; i < chunk->nmsrs; i++)
-            chunk->entries[i] = (struct kvm_msr_entry){.index = indices[next + i]};
-        int got = kvm_ioctl(vcpu->fd, KVM_GET_MSRS, chunk, "to read MSRs", err);
-        if (got < 0)
-            return got;
-        for (uint32_t i = 0; i < (uint32_t)got; i++)
-            if (chunk->entries[i].data != 0 || !is_unlisted(chunk->entries[i].index))
-                out->entries[kept++] = chunk->entries[i];
-        next += (uint32_t)got + 1;
-    }
-    out->nmsrs = kept;
-    for (uint32_t i = 0; vcpu->vm->frozen && i < kept; i++)
-        if (out->entries[i].index == VCPU_MSR_TSC)
-            out->entries[i].data = vcpu->frozen_tsc;
-    return 0;
-}
-
-static int save_msrs(struct vcpu *vcpu, struct state_writer *w, struct error *err)
-{
-    _cleanup_free_ struct kvm_msrs *msrs = msrs_alloc();
-    if (msrs == NULL)
-        return error_errno(err, ENOMEM, "cannot save MSRs");
-    int r = read_msrs(vcpu, msrs, err);
-    if (r < 0)
-        return r;
-    state_writer_begin(w, STATE_VCPU_MSRS, (uint16_t)vcpu->index, RECORD_V1, 0);
-    state_put_u32(w, msrs->nmsrs);
-    state_put_u32(w, 0);
-    for (uint32_t i = 0; i < msrs->nmsrs; i++) {
-        state_put_u64(w, msrs->entries[i].index);
-        state_put_u64(w, msrs->entries[i].data);
-    }
-    state_writer_end(w);
-    return 0;
-}
-
-static int write_msr_list(struct vcpu *vcpu, struct kvm_msrs *msrs, struct error *err)
-{
-    int r = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, msrs, "MSRs", err);
-    if (r < 0)
-        return r;
-    if ((uint32_t)r == msrs->nmsrs)
-        return 0;
-    error_set(err, STATUS_HOST_CANNOT, ENOTSUP, "KVM refused MSR 0x%x = 0x%llx",
-              msrs->entries[r].index, msrs->entries[r].data);
-    error_hint(err, "restore the checkpoint on a host with the same CPU features");
-    return -ENOTSUP;
-}
-
-/*
- * A vCPU that has run may have page faults under way that the guest was told of,
- * and a "page ready" that it has not acknowledged: KVM would wait for that for
- * ever and the tasks of the restored guest would never wake. Neither belongs to
- * the restored time. Hosts without the feature refuse: nothing to forget there.
- */
-static void forget_async_page_faults(struct vcpu *vcpu)
-{
-    struct vcpu_msr_pair msrs = {
-        .count = 2,
-        .entries = {{.index = MSR_KVM_ASYNC_PF_EN, .data = 0},
-                    {.index = MSR_KVM_ASYNC_PF_ACK, .data = 1}},
-    };
-
-    ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
-}
-
-static int restore_msrs(struct vcpu *vcpu, const void *bytes, size_t length, struct error *err)
-{
-    struct state_record record;
-    struct kvm_msr_entry deadline = {0};
-    _cleanup_free_ struct kvm_msrs *msrs = msrs_alloc();
-    if (msrs == NULL)
-        return error_errno(err, ENOMEM, "cannot restore MSRs");
-
-    int r = state_find_known(bytes, length, STATE_VCPU_MSRS, (uint16_t)vcpu->index, RECORD_V1,
-                             &record, err);
-    if (r < 0)
-        return r;
-    uint32_t count = state_get_u32(&record);
-    state_get_u32(&record);
-    if (count > MSRS_MAX)
-        return error_corrupt(err, "the device state lists %u MSRs", count);
-    for (uint32_t i = 0; i < count; i++) {
-        struct kvm_msr_entry entry = {.index = (uint32_t)state_get_u64(&record)};
-        entry.data = state_get_u64(&record);
-        if (entry.index == VCPU_MSR_TSC)
-            vcpu->frozen_tsc = entry.data;
-        if (entry.index == VCPU_MSR_TSC_DEADLINE)
-            deadline = entry;
-        else
-            msrs->entries[msrs->nmsrs++] = entry;
-    }
-    if ((r = state_record_done(&record, err)) < 0)
-        return r;
-    if (vcpu->has_thread)
-        forget_async_page_faults(vcpu);
-    if (deadline.index != 0)
-        msrs->entries[msrs->nmsrs++] = deadline; /* after TSC, which it is relative to */
-    return write_msr_list(vcpu, msrs, err);
-}
-
 /* ---- one vCPU ---- */
 
 static int save_vcpu(struct vcpu *vcpu, struct state_writer *w, struct error *err)
@@ -446,7 +284,7 @@ static int save_vcpu(struct vcpu *vcpu, struct state_writer *w, struct error *er
         (r = save_fixed(vcpu->fd, &fixed_debugregs, n, w, err)) < 0 ||
         (r = save_fixed(vcpu->fd, &fixed_lapic, n, w, err)) < 0 ||
         (r = save_tsc_khz(vcpu, w)) < 0 || (r = save_cpuid(vcpu, w, err)) < 0 ||
-        (r = save_msrs(vcpu, w, err)) < 0)
+        (r = vcpu_msrs_save(vcpu, w, err)) < 0)
         return r;
     return save_fixed(vcpu->fd, &fixed_events, n, w, err);
 }
@@ -465,7 +303,7 @@ static int restore_vcpu(struct vcpu *vcpu, const void *bytes, size_t length, str
         (r = restore_fixed(vcpu->fd, &fixed_xcrs, n, bytes, length, err)) < 0 ||
         (r = restore_fixed(vcpu->fd, &fixed_debugregs, n, bytes, length, err)) < 0 ||
         (r = restore_fixed(vcpu->fd, &fixed_lapic, n, bytes, length, err)) < 0 ||
-        (r = restore_msrs(vcpu, bytes, length, err)) < 0 ||
+        (r = vcpu_msrs_restore(vcpu, bytes, length, err)) < 0 ||
         (r = restore_fixed(vcpu->fd, &fixed_events, n, bytes, length, err)) < 0)
         error_prefix(err, "vCPU %u", vcpu->index);
     return r;
