@@ -8,6 +8,7 @@
 #include "vmm/kvm/internal.h"
 #include "vmm/layout.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -180,11 +181,190 @@ static void what_came_after_the_checkpoint_is_gone_when_going_back(void **state)
     free_vm(&s);
 }
 
+/* ---- records that are wrong ---- */
+
+/* What edit() makes of each record's payload; false: the record is left out. */
+struct edit {
+    bool (*edit)(const struct state_record *record, struct buffer *payload, uint16_t *version,
+                 void *context);
+    void *context;
+    struct state_writer w;
+};
+
+static int edit_record(const struct state_record *record, void *context)
+{
+    struct edit *edit = context;
+    _cleanup_(buffer_clear) struct buffer payload = {0};
+    uint16_t version = record->version;
+
+    assert_int_equal(buffer_append(&payload, record->payload, record->length), 0);
+    if (!edit->edit(record, &payload, &version, edit->context))
+        return 0;
+    state_writer_begin(&edit->w, record->type, record->instance, version, record->flags);
+    state_put_bytes(&edit->w, payload.data, payload.length);
+    state_writer_end(&edit->w);
+    return 0;
+}
+
+static struct buffer edited(const struct buffer *state,
+                            bool (*how)(const struct state_record *record, struct buffer *payload,
+                                        uint16_t *version, void *context),
+                            void *context)
+{
+    struct edit edit = {.edit = how, .context = context};
+    struct buffer out = {0};
+
+    state_writer_init(&edit.w);
+    assert_int_equal(state_each(state->data, state->length, edit_record, &edit), 0);
+    assert_int_equal(state_writer_finish(&edit.w, &out), 0);
+    state_writer_clear(&edit.w);
+    return out;
+}
+
+static int try_restore(const struct buffer *state, struct error *err)
+{
+    struct subject s = make_vm(1);
+    int64_t wall_us;
+
+    int r = vm_state_restore(s.vm, state->data, state->length, &wall_us, err);
+    free_vm(&s);
+    return r;
+}
+
+/* MSRs before those of the record. */
+struct more_msrs {
+    uint32_t first;
+    uint32_t count;
+    uint64_t value;
+};
+
+static bool add_msrs(const struct state_record *record, struct buffer *payload, uint16_t *version,
+                     void *context)
+{
+    const struct more_msrs *more = context;
+    _cleanup_(buffer_clear) struct buffer rest = *payload;
+
+    (void)version;
+    if (record->type != STATE_VCPU_MSRS) {
+        rest = (struct buffer){0};
+        return true;
+    }
+    *payload = (struct buffer){0};
+    buffer_append_le32(payload, load_le32(rest.data) + more->count);
+    buffer_append_le32(payload, 0);
+    for (uint32_t i = 0; i < more->count; i++) {
+        buffer_append_le64(payload, more->first + i);
+        buffer_append_le64(payload, more->value);
+    }
+    return buffer_append(payload, rest.data + 8, rest.length - 8) == 0;
+}
+
+/* A list of a host that knows hundreds more, longer than KVM takes at once. */
+static void msrs_that_no_cpu_has_and_hold_nothing_are_passed_over(void **state)
+{
+    struct more_msrs more = {.first = 0x10000000, .count = 300, .value = 0};
+    struct subject from = make_booted_vm(1), to = make_vm(1);
+
+    (void)state;
+    _cleanup_(buffer_clear) struct buffer saved = save(&from);
+    _cleanup_(buffer_clear) struct buffer long_list = edited(&saved, add_msrs, &more);
+    restore(&to, &long_list);
+    assert_int_equal(read_msr(&to, MTRR_DEFAULT), 0xc06);
+    free_vm(&from);
+    free_vm(&to);
+}
+
+static void an_msr_that_would_be_lost_is_named(void **state)
+{
+    struct more_msrs more = {.first = 0x10000000, .count = 1, .value = 5};
+    struct subject from = make_booted_vm(1);
+    struct error err = ERROR_INIT;
+
+    (void)state;
+    _cleanup_(buffer_clear) struct buffer saved = save(&from);
+    _cleanup_(buffer_clear) struct buffer other = edited(&saved, add_msrs, &more);
+    assert_int_equal(try_restore(&other, &err), -ENOTSUP);
+    assert_int_equal(err.status, STATUS_HOST_CANNOT);
+    assert_non_null(strstr(err.message, "vCPU 0: KVM refused MSR 0x10000000 = 0x5"));
+    free_vm(&from);
+}
+
+static void msrs_that_cannot_be_are_refused(void **state)
+{
+    struct more_msrs wrong[] = {
+        {.first = VCPU_MSR_TSC, .count = 1, .value = 1}, /* twice */
+        {.first = 0x10000000, .count = 2000, .value = 0},
+    };
+    struct subject from = make_booted_vm(1);
+
+    (void)state;
+    _cleanup_(buffer_clear) struct buffer saved = save(&from);
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        _cleanup_(buffer_clear) struct buffer other = edited(&saved, add_msrs, &wrong[i]);
+        assert_int_equal(try_restore(&other, NULL), -EBADMSG);
+    }
+    free_vm(&from);
+}
+
+enum damage { LEFT_OUT, CUT, LONGER, NEWER, DAMAGES };
+
+struct target {
+    unsigned number; /* of the record to damage */
+    enum state_type type;
+    unsigned seen;
+    enum damage damage;
+};
+
+static bool damage(const struct state_record *record, struct buffer *payload, uint16_t *version,
+                   void *context)
+{
+    struct target *target = context;
+
+    if (target->seen++ != target->number)
+        return true;
+    target->type = record->type;
+    if (target->damage == CUT)
+        payload->length--;
+    if (target->damage == LONGER)
+        assert_int_equal(buffer_append(payload, "", 1), 0);
+    if (target->damage == NEWER)
+        *version = 2;
+    return target->damage != LEFT_OUT;
+}
+
+static void every_record_is_needed_whole_and_known(void **state)
+{
+    struct subject from = make_booted_vm(1);
+    struct target target = {0};
+
+    (void)state;
+    _cleanup_(buffer_clear) struct buffer saved = save(&from);
+    do {
+        for (target.damage = 0; target.damage < DAMAGES; target.damage++) {
+            struct error err = ERROR_INIT;
+            target.seen = 0;
+            _cleanup_(buffer_clear) struct buffer other = edited(&saved, damage, &target);
+            const int r = try_restore(&other, &err);
+            if (target.type == STATE_VCPU_XSAVE && target.damage == LONGER)
+                assert_int_equal(r, 0); /* of a host with more features */
+            else if (r != (target.damage == NEWER ? -EPROTONOSUPPORT : -EBADMSG))
+                fail_msg("record %u, damage %u: %d (%s)", target.number, target.damage, r,
+                         err.message);
+        }
+    } while (++target.number < target.seen);
+    assert_int_equal(target.number, 16);
+    free_vm(&from);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_types_and_machine_checks_are_part_of_a_vcpu),
         cmocka_unit_test(what_came_after_the_checkpoint_is_gone_when_going_back),
+        cmocka_unit_test(msrs_that_no_cpu_has_and_hold_nothing_are_passed_over),
+        cmocka_unit_test(an_msr_that_would_be_lost_is_named),
+        cmocka_unit_test(msrs_that_cannot_be_are_refused),
+        cmocka_unit_test(every_record_is_needed_whole_and_known),
     };
 
     if (access("/dev/kvm", R_OK | W_OK) != 0) {

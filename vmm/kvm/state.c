@@ -129,8 +129,11 @@ static int restore_xsave(struct vcpu *vcpu, const void *bytes, size_t length, st
                              &record, err);
     if (r < 0)
         return r;
-    /* A host with fewer features takes a larger image if the rest is zero. */
     size_t stored = record.length;
+    if (stored < sizeof(struct kvm_xsave))
+        return error_corrupt(err, "the device state has %zu bytes of FPU state, %zu are the least",
+                             stored, sizeof(struct kvm_xsave));
+    /* A host with fewer features takes a larger image if the rest is zero. */
     _cleanup_free_ uint8_t *area = calloc(1, stored > size ? stored : size);
     if (area == NULL)
         return error_errno(err, ENOMEM, "cannot restore the FPU state");
@@ -166,6 +169,8 @@ static int restore_tsc_khz(struct vcpu *vcpu, const void *bytes, size_t length, 
     if (r < 0)
         return r;
     uint64_t saved = state_get_u32(&record);
+    if ((r = state_record_done(&record, err)) < 0)
+        return r;
     int now = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
     if (saved == 0 || now <= 0)
         return 0;
