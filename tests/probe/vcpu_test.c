@@ -5,10 +5,12 @@
 #include "base/buffer.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "vmm/kvm/internal.h"
 #include "vmm/layout.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -356,6 +358,128 @@ static void every_record_is_needed_whole_and_known(void **state)
     free_vm(&from);
 }
 
+/* ---- the golden file ---- */
+
+/*
+ * What version 1 of all these records was for ever: a CPU of 2006 or so, at work in the
+ * kernel, with the MSRs only that each x86-64 CPU and each KVM has, and no XSAVE; so it restores on
+ * any host. Not all comes back as the same bytes: KVM adds MSRs to the list, and to CPUID, FPU
+ * state and local APIC what its host has.
+ */
+static struct buffer read_golden(void)
+{
+    _cleanup_free_ char *bytes = NULL;
+    struct buffer out = {0};
+    size_t length;
+
+    assert_int_equal(
+        io_read_file(AT_FDCWD, STASIS_GOLDEN "/vcpu-1.state", 1 << 20, &bytes, &length), 0);
+    assert_int_equal(buffer_append(&out, bytes, length), 0);
+    assert_int_equal(state_check(out.data, out.length, NULL), 0);
+    return out;
+}
+
+/* What a hypervisor may not change. */
+static bool must_be_the_same(enum state_type type)
+{
+    return type == STATE_VCPU_MP_STATE || type == STATE_VCPU_REGS || type == STATE_VCPU_DEBUGREGS ||
+           type == STATE_VCPU_EVENTS || type == STATE_VM_PIC || type == STATE_VM_IOAPIC;
+}
+
+static int assert_same(const struct state_record *record, void *context)
+{
+    const struct buffer *again = context;
+    struct state_record other;
+
+    if (!must_be_the_same(record->type))
+        return 0;
+    assert_int_equal(state_find(again->data, again->length, record->type, record->instance, &other),
+                     0);
+    if (other.length != record->length ||
+        memcmp(other.payload, record->payload, record->length) != 0)
+        fail_msg("%s of instance %u comes back as another", state_type_name(record->type),
+                 record->instance);
+    return 0;
+}
+
+static struct state_record find(const struct buffer *state, enum state_type type)
+{
+    struct state_record record;
+
+    assert_int_equal(state_find(state->data, state->length, type, 0, &record), 0);
+    return record;
+}
+
+static void assert_same_msrs(struct subject *s, const struct buffer *golden)
+{
+    const struct state_record record = find(golden, STATE_VCPU_MSRS);
+
+    for (size_t at = 8; at < record.length; at += 16) {
+        const uint32_t index = load_le32(record.payload + at);
+        if (index != VCPU_MSR_TSC)
+            assert_int_equal(read_msr(s, index), load_le64(record.payload + at + 8));
+    }
+    assert_int_equal(s->vm->vcpus[0].frozen_tsc, 0x123456789abc);
+    assert_int_equal(s->vm->frozen_clock_ns, 123456789);
+}
+
+static void assert_same_segment(const struct kvm_segment *a, const struct kvm_segment *b)
+{
+    assert_int_equal(a->base, b->base);
+    assert_int_equal(a->selector, b->selector);
+}
+
+static void assert_same_system(const struct buffer *again, const struct buffer *golden)
+{
+    struct kvm_sregs a, b;
+
+    memcpy(&a, find(again, STATE_VCPU_SREGS).payload, sizeof(a));
+    memcpy(&b, find(golden, STATE_VCPU_SREGS).payload, sizeof(b));
+    assert_same_segment(&a.cs, &b.cs);
+    assert_same_segment(&a.fs, &b.fs);
+    assert_same_segment(&a.gs, &b.gs);
+    assert_same_segment(&a.tr, &b.tr);
+    assert_memory_equal(&a.gdt, &b.gdt, sizeof(a.gdt));
+    assert_int_equal(a.cr0, b.cr0);
+    assert_int_equal(a.cr2, b.cr2);
+    assert_int_equal(a.cr3, b.cr3);
+    assert_int_equal(a.cr4, b.cr4);
+    assert_int_equal(a.cr8, b.cr8);
+    assert_int_equal(a.efer, b.efer);
+    assert_int_equal(a.apic_base, b.apic_base);
+}
+
+static void assert_same_fpu_and_apic(const struct buffer *again, const struct buffer *golden)
+{
+    enum { XMM_0 = 160, XMM_END = 416, TPR = 0x80, LDR = 0xd0, SPURIOUS = 0xf0, LVT_TIMER = 0x320 };
+    static const unsigned words[] = {TPR, LDR, SPURIOUS, LVT_TIMER};
+    const uint8_t *a = find(again, STATE_VCPU_XSAVE).payload;
+    const uint8_t *b = find(golden, STATE_VCPU_XSAVE).payload;
+
+    assert_memory_equal(a + XMM_0, b + XMM_0, XMM_END - XMM_0);
+    assert_int_equal(load_le16(a), load_le16(b));           /* control word */
+    assert_int_equal(load_le32(a + 24), load_le32(b + 24)); /* MXCSR */
+    a = find(again, STATE_VCPU_LAPIC).payload;
+    b = find(golden, STATE_VCPU_LAPIC).payload;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++)
+        assert_int_equal(load_le32(a + words[i]), load_le32(b + words[i]));
+}
+
+static void the_golden_cpu_restores_to_known_registers(void **state)
+{
+    struct subject s = make_vm(1);
+
+    (void)state;
+    _cleanup_(buffer_clear) struct buffer golden = read_golden();
+    restore(&s, &golden);
+    _cleanup_(buffer_clear) struct buffer again = save(&s);
+    assert_int_equal(state_each(golden.data, golden.length, assert_same, &again), 0);
+    assert_same_msrs(&s, &golden);
+    assert_same_system(&again, &golden);
+    assert_same_fpu_and_apic(&again, &golden);
+    free_vm(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -365,6 +489,7 @@ int main(void)
         cmocka_unit_test(an_msr_that_would_be_lost_is_named),
         cmocka_unit_test(msrs_that_cannot_be_are_refused),
         cmocka_unit_test(every_record_is_needed_whole_and_known),
+        cmocka_unit_test(the_golden_cpu_restores_to_known_registers),
     };
 
     if (access("/dev/kvm", R_OK | W_OK) != 0) {
