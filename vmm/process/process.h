@@ -45,6 +45,7 @@ struct client {
 
 /* A save under way: from the "save" request to its reply. */
 struct save_job {
+    struct process *process;
     struct save *save;
     pthread_t thread;
     char *name;            /* of the checkpoint, or NULL */

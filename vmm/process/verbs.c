@@ -138,10 +138,11 @@ static bool verb_console(struct process *p, struct client *client, json_t *args)
 
 /* ---- save ---- */
 
+/* p->job is the event loop's, which may be waiting for this thread by now. */
 static void *save_main(void *context)
 {
-    struct process *p = context;
-    struct save_job *job = p->job;
+    struct save_job *job = context;
+    struct process *p = job->process;
 
     job->status = save_run(job->save, p->store, p->name, job->name, &job->result, &job->error);
     job->done = true;
@@ -179,7 +180,7 @@ static int start_job(struct process *p, struct save_job *job, struct error *err)
     if (r < 0 || (r = begin_job(p, job, err)) < 0)
         return r;
     p->job = job;
-    r = pthread_create(&job->thread, NULL, save_main, p);
+    r = pthread_create(&job->thread, NULL, save_main, job);
     if (r == 0)
         return 0;
     p->job = NULL;
@@ -221,6 +222,7 @@ static bool verb_save(struct process *p, struct client *client, json_t *args)
         struct save_job *job = calloc(1, sizeof(*job));
         if (job == NULL)
             abort();
+        job->process = p;
         job->name = name != NULL ? io_format("%s", name) : NULL;
         job->client = client;
         job->then_quit = json_is_true(json_object_get(args, "stop"));

@@ -2,11 +2,14 @@
 /* A machine's life: pauses, ends of every kind, boots, removals. */
 #include "harness.h"
 
+#include "base/io.h"
+#include "vmm/control/client.h"
+
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MEMORY_MIB = 8 };
+enum { MEMORY_MIB = 8, LONG_REQUESTS = 400 };
 
 static void assert_state(struct site *site, const char *name, const char *wanted)
 {
@@ -145,6 +148,45 @@ static void off_ends_the_machine(void **state)
     guest_boot_again(&guest, site, "m", 0);
     ask_ok(&guest, "ping");
     guest_detach(&guest);
+}
+
+/* Requests that are read at once and answered before anything else is looked at, and then
+ * a save. */
+static char *long_requests(void)
+{
+    static const char pages[] = "{\"verb\":\"pages\",\"args\":{\"keys\":[]}}\n";
+    static const char save[] = "{\"verb\":\"save\",\"args\":{\"name\":\"late\"}}\n";
+    char *text = malloc(LONG_REQUESTS * strlen(pages) + sizeof(save));
+
+    text[0] = '\0';
+    for (unsigned i = 0; i < LONG_REQUESTS; i++)
+        memcpy(text + i * strlen(pages), pages, sizeof(pages));
+    memcpy(text + LONG_REQUESTS * strlen(pages), save, sizeof(save));
+    return text;
+}
+
+static void a_guest_may_switch_itself_off_when_a_save_has_just_begun(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+    struct error err = ERROR_INIT;
+    char *text = long_requests(), reply[512];
+    char *path = home_machine_socket(&site->home, "m");
+    int fd;
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 0);
+    assert_int_equal(control_connect(path, -1, &fd, &err), 0);
+    guest_type(&guest, "sumall\noff\n");
+    assert_int_equal(io_write_full(fd, text, strlen(text)), 0);
+    while (read(fd, reply, sizeof(reply)) > 0)
+        continue;
+    assert_true(ends_with_line(&guest, "ok"));
+    guest_detach(&guest);
+    machine_gone(site, "m");
+    assert_state(site, "m", "stopped"); /* not crashed */
+    close(fd);
+    free(path);
+    free(text);
 }
 
 static void wait_gives_up_in_time(void **state)
@@ -372,6 +414,7 @@ int main(void)
         MACHINE_TEST(stop_of_a_guest_that_does_not_listen_says_so),
         MACHINE_TEST(what_needs_a_running_machine_says_so),
         MACHINE_TEST(off_ends_the_machine),
+        MACHINE_TEST(a_guest_may_switch_itself_off_when_a_save_has_just_begun),
         MACHINE_TEST(wait_gives_up_in_time),
         MACHINE_TEST(a_crash_of_the_guest_ends_the_machine),
         MACHINE_TEST(reset_boots_again_in_the_same_process),
