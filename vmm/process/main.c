@@ -79,6 +79,14 @@ static void on_stopped(enum vm_stop why, const char *message, void *context)
     process_wake(p);
 }
 
+bool process_is_over(struct process *p)
+{
+    pthread_mutex_lock(&p->stop_lock);
+    const bool over = p->stop != VM_STOP_NONE;
+    pthread_mutex_unlock(&p->stop_lock);
+    return over;
+}
+
 void process_forget_stop(struct process *p)
 {
     pthread_mutex_lock(&p->stop_lock);

@@ -163,6 +163,8 @@ int process_build_board(struct process *p, bool keep_overlays, bool boot, bool c
                         struct error *err);
 void process_free_board(struct process *p);
 void process_run_board(struct process *p); /* unless a user paused it */
+/* Has the machine ended, or asked for a reset, and the event loop has not come to it? */
+bool process_is_over(struct process *p);
 /* What the guest asked for before now is of a time that a restore undid. */
 void process_forget_stop(struct process *p);
 

@@ -157,6 +157,16 @@ static void free_job(struct save_job *job)
     free(job);
 }
 
+/* Behind its end a guest waits for nothing but that: it could never go on from there. vCPUs
+ * are parked. */
+static int check_alive(struct process *p, struct error *err)
+{
+    if (!process_is_over(p))
+        return 0;
+    return error_set(err, STATUS_BUSY, ESHUTDOWN, "the guest in %s has just ended or reset itself",
+                     p->name);
+}
+
 /* The part that stops the guest. */
 static int begin_job(struct process *p, struct save_job *job, struct error *err)
 {
@@ -165,7 +175,9 @@ static int begin_job(struct process *p, struct save_job *job, struct error *err)
 
     if (!p->paused)
         board_pause(p->board);
-    int r = save_begin(job->save, err);
+    int r = check_alive(p, err);
+    if (r == 0)
+        r = save_begin(job->save, err);
     if (r < 0)
         save_give_back(job->save);
     if (!p->paused && !(r == 0 && job->then_quit))
