@@ -459,6 +459,33 @@ static int interrupt_kvm(void)
     return ioctl(STDIN_FILENO, KVM_IRQ_LINE, &level) < 0 && errno == ENOTTY ? 0 : -errno;
 }
 
+/* GLib, before it prints a warning of libslirp's: is this the journal, or a terminal? */
+static int warn(void)
+{
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof(peer);
+
+    if (getpeername(STDERR_FILENO, (struct sockaddr *)&peer, &length) == 0)
+        return -EISCONN;
+    return isatty(STDERR_FILENO) ? -ENOTTY : 0;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(uint32_t));
+}
+
+/* The C library asks how much memory there is before it takes some. */
+static int sort_much(void)
+{
+    static uint32_t numbers[4096];
+
+    for (uint32_t i = 0; i < 4096; i++)
+        numbers[i] = i * 2654435761u;
+    qsort(numbers, 4096, sizeof(numbers[0]), compare_numbers);
+    return 0;
+}
+
 static int bind_port(void)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -633,6 +660,15 @@ static void a_network_does_not_touch_the_machine(void **state)
     assert_int_equal(outcome(true, SANDBOX_NETWORK, write_in_store), REFUSED);
 }
 
+static void libraries_may_warn_and_sort(void **state)
+{
+    (void)state;
+    assert_int_equal(outcome(true, SANDBOX_PROCESS, warn), WORKS);
+    assert_int_equal(outcome(true, SANDBOX_NETWORK, warn), WORKS);
+    for (unsigned kind = 0; kind < SANDBOX_THREADS; kind++)
+        assert_int_equal(outcome(true, (enum sandbox_thread)kind, sort_much), WORKS);
+}
+
 static void streams_are_unix_sockets(void **state)
 {
     (void)state;
@@ -707,6 +743,7 @@ int main(void)
         cmocka_unit_test(a_vcpu_runs_and_does_little_else),
         cmocka_unit_test(a_network_does_not_touch_the_machine),
         cmocka_unit_test(a_disk_reads_and_writes_files),
+        cmocka_unit_test(libraries_may_warn_and_sort),
         cmocka_unit_test(streams_are_unix_sockets),
         cmocka_unit_test(the_host_can_be_asked),
     };
