@@ -239,7 +239,7 @@ static void requests_of_too_many_pages_need_a_reset(void **state)
 
     fill(g, 1);
     store_le32(at(g, FREE_GPA), 0);
-    offer(g, INFLATE, FREE_GPA, 4 * 65537, 0);
+    offer(g, INFLATE, FREE_GPA, 4 * 1025, 0);
     assert_true(needs_reset(g));
 }
 
