@@ -14,8 +14,9 @@ int dirty_take(struct board *board, uint64_t *bits, struct error *err)
         dirty_give_back(board, bits);
         return r;
     }
+    /* Acquire: what was written before a bit was set is there for whoever copies now. */
     for (uint64_t i = 0; i < mem->dirty_words; i++)
-        bits[i] |= __atomic_exchange_n(&mem->device_dirty[i], 0, __ATOMIC_RELAXED);
+        bits[i] |= __atomic_exchange_n(&mem->device_dirty[i], 0, __ATOMIC_ACQUIRE);
     return 0;
 }
 

@@ -219,7 +219,8 @@ static void handle_wake(struct process *p)
 
 static void handle_kick(struct process *p, unsigned index)
 {
-    if (p->board == NULL || index >= p->board->virtio_count)
+    /* It may be of a board that was there when the loop woke up. */
+    if (p->board == NULL || index >= p->board->virtio_count || !board_is_kicked(p->board, index))
         return;
     drain_event(p->board->kick_fds[index]);
     board_kick(p->board, index);
