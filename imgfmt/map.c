@@ -10,8 +10,7 @@ enum {
     NODE_MAGIC = 0, /* "SM" */
     NODE_VERSION = 2,
     NODE_LEVEL = 3,
-    NODE_RESERVED = 4,
-    NODE_PRESENT = 8,
+    NODE_PRESENT = 4,
 };
 
 enum { NODE_VERSION_NOW = 1 };
@@ -22,11 +21,8 @@ unsigned map_root_level(uint64_t page_count)
 
     if (page_count == 0)
         return 0;
-    uint64_t last = (page_count - 1) >> MAP_FANOUT_SHIFT;
-    while (last != 0 && level < MAP_LEVEL_MAX) {
-        last >>= MAP_FANOUT_SHIFT;
+    while (level < MAP_LEVEL_MAX && (page_count - 1) >> map_node_shift(level) != 0)
         level++;
-    }
     return level;
 }
 
@@ -35,9 +31,9 @@ static size_t entry_size(unsigned level)
     return level == 0 ? PAGE_REF_SIZE : DIGEST_SIZE;
 }
 
-static size_t node_size(unsigned level, uint64_t present)
+static size_t node_size(unsigned level, uint32_t present)
 {
-    return MAP_NODE_HEADER_SIZE + (size_t)__builtin_popcountll(present) * entry_size(level);
+    return MAP_NODE_HEADER_SIZE + (size_t)__builtin_popcount(present) * entry_size(level);
 }
 
 size_t map_node_encode(const struct map_node *node, uint8_t *out)
@@ -48,10 +44,9 @@ size_t map_node_encode(const struct map_node *node, uint8_t *out)
     out[NODE_MAGIC + 1] = 'M';
     out[NODE_VERSION] = NODE_VERSION_NOW;
     out[NODE_LEVEL] = node->level;
-    store_le32(out + NODE_RESERVED, 0);
-    store_le64(out + NODE_PRESENT, node->present);
-    for (uint64_t rest = node->present; rest != 0; rest &= rest - 1) {
-        unsigned i = (unsigned)__builtin_ctzll(rest);
+    store_le32(out + NODE_PRESENT, node->present);
+    for (uint32_t rest = node->present; rest != 0; rest &= rest - 1) {
+        unsigned i = (unsigned)__builtin_ctz(rest);
         if (node->level == 0)
             page_ref_store(node->pages[i], p);
         else
@@ -75,17 +70,18 @@ static int check_header(const uint8_t *p, size_t length, struct error *err)
         return -EPROTONOSUPPORT;
     }
     if (p[NODE_LEVEL] > MAP_LEVEL_MAX)
-        return error_corrupt(err, "map node of level %u, the highest is %d", p[NODE_LEVEL],
+        return error_corrupt(err, "map node of level %u, the highest is %u", p[NODE_LEVEL],
                              MAP_LEVEL_MAX);
-    if (load_le32(p + NODE_RESERVED) != 0)
-        return error_corrupt(err, "map node with reserved bytes that are not zero");
+    if ((uint64_t)load_le32(p + NODE_PRESENT) >> map_fanout(p[NODE_LEVEL]) != 0)
+        return error_corrupt(err, "map node of level %u with more than %u entries", p[NODE_LEVEL],
+                             map_fanout(p[NODE_LEVEL]));
     return 0;
 }
 
-static int decode_leaf(const uint8_t *p, uint64_t present, struct map_node *node, struct error *err)
+static int decode_leaf(const uint8_t *p, uint32_t present, struct map_node *node, struct error *err)
 {
-    for (uint64_t rest = present; rest != 0; rest &= rest - 1, p += PAGE_REF_SIZE) {
-        unsigned i = (unsigned)__builtin_ctzll(rest);
+    for (uint32_t rest = present; rest != 0; rest &= rest - 1, p += PAGE_REF_SIZE) {
+        unsigned i = (unsigned)__builtin_ctz(rest);
         node->pages[i] = page_ref_load(p);
         if (page_ref_is_zero(node->pages[i]))
             return error_corrupt(err, "map leaf lists a zero page as present, entry %u", i);
@@ -93,10 +89,10 @@ static int decode_leaf(const uint8_t *p, uint64_t present, struct map_node *node
     return 0;
 }
 
-static void decode_inner(const uint8_t *p, uint64_t present, struct map_node *node)
+static void decode_inner(const uint8_t *p, uint32_t present, struct map_node *node)
 {
-    for (uint64_t rest = present; rest != 0; rest &= rest - 1, p += DIGEST_SIZE)
-        memcpy(node->children[__builtin_ctzll(rest)].bytes, p, DIGEST_SIZE);
+    for (uint32_t rest = present; rest != 0; rest &= rest - 1, p += DIGEST_SIZE)
+        memcpy(node->children[__builtin_ctz(rest)].bytes, p, DIGEST_SIZE);
 }
 
 int map_node_decode(const void *bytes, size_t length, struct map_node *out, struct error *err)
@@ -108,7 +104,7 @@ int map_node_decode(const void *bytes, size_t length, struct map_node *out, stru
     if (r < 0)
         return r;
     node.level = p[NODE_LEVEL];
-    node.present = load_le64(p + NODE_PRESENT);
+    node.present = load_le32(p + NODE_PRESENT);
     size_t want = node_size(node.level, node.present);
     if (length != want)
         return error_corrupt(err, "map node of %zu bytes, its bitmap says %zu", length, want);
@@ -128,6 +124,6 @@ size_t map_node_length(const void *bytes, size_t available)
 
     if (check_header(p, available, NULL) < 0)
         return 0;
-    size_t length = node_size(p[NODE_LEVEL], load_le64(p + NODE_PRESENT));
+    size_t length = node_size(p[NODE_LEVEL], load_le32(p + NODE_PRESENT));
     return length <= available ? length : 0;
 }

@@ -131,7 +131,7 @@ static int visit_node(const struct digest *digest, const void *bytes, size_t len
     if (r < 0)
         return r;
     if (node.level == 0)
-        p->page_bytes += (uint64_t)__builtin_popcountll(node.present) * STASIS_PAGE_SIZE;
+        p->page_bytes += (uint64_t)__builtin_popcount(node.present) * STASIS_PAGE_SIZE;
     memcpy(id.bytes, digest->bytes, sizeof(id.bytes));
     return packer_add(p->packer, &id, bytes, length, p->err);
 }

@@ -40,11 +40,6 @@ struct map_builder {
 
 DEFINE_CLEANUP(struct map_builder, map_builder_free)
 
-static unsigned child_of(uint64_t page, unsigned level)
-{
-    return (unsigned)(page >> (MAP_FANOUT_SHIFT * level)) & (MAP_FANOUT - 1);
-}
-
 static bool has_child(const struct map_node *node, unsigned i)
 {
     return (node->present >> i & 1) != 0;
@@ -52,7 +47,7 @@ static bool has_child(const struct map_node *node, unsigned i)
 
 static void clear_child(struct map_node *node, unsigned i)
 {
-    node->present &= ~(UINT64_C(1) << i);
+    node->present &= ~(UINT32_C(1) << i);
     /* Entries that are not present must read as zero in a leaf. */
     if (node->level == 0)
         node->pages[i] = (struct page_ref){0};
@@ -65,15 +60,15 @@ static void clear_child(struct map_node *node, unsigned i)
 static int truncate_node(struct ingest *in, struct map_node *node, uint64_t limit,
                          struct error *err)
 {
-    unsigned shift = MAP_FANOUT_SHIFT * node->level;
-    unsigned boundary = (unsigned)min_u64(limit >> shift, MAP_FANOUT);
+    unsigned shift = map_entry_shift(node->level), fanout = map_fanout(node->level);
+    unsigned boundary = (unsigned)min_u64(limit >> shift, fanout);
     uint64_t rest = limit - ((uint64_t)boundary << shift);
     struct map_node child;
     int r;
 
-    for (unsigned i = boundary + (rest != 0); i < MAP_FANOUT; i++)
+    for (unsigned i = boundary + (rest != 0); i < fanout; i++)
         clear_child(node, i);
-    if (rest == 0 || boundary == MAP_FANOUT || !has_child(node, boundary))
+    if (rest == 0 || boundary == fanout || !has_child(node, boundary))
         return 0;
     r = ingest_node_read(in, &node->children[boundary], node->level - 1u, &child, err);
     if (r == 0)
@@ -209,7 +204,7 @@ static int close_lowest(struct map_builder *b, struct error *err)
 {
     struct path_node *low = &b->path[b->open_level];
     struct path_node *parent = &b->path[b->open_level + 1];
-    unsigned i = child_of(b->open_page, b->open_level + 1);
+    unsigned i = map_entry_of(b->open_page, b->open_level + 1);
     struct digest digest;
     int r;
 
@@ -225,7 +220,7 @@ static int close_lowest(struct map_builder *b, struct error *err)
     if (r < 0)
         return r;
     if (!has_child(&parent->node, i) || !digest_equal(&parent->node.children[i], &digest)) {
-        parent->node.present |= UINT64_C(1) << i;
+        parent->node.present |= UINT32_C(1) << i;
         parent->node.children[i] = digest;
         parent->changed = true;
     }
@@ -235,7 +230,7 @@ static int close_lowest(struct map_builder *b, struct error *err)
 static int open_child(struct map_builder *b, uint64_t page, struct error *err)
 {
     const struct map_node *parent = &b->path[b->open_level].node;
-    unsigned i = child_of(page, b->open_level);
+    unsigned i = map_entry_of(page, b->open_level);
     struct path_node *child = &b->path[b->open_level - 1];
     int r = 0;
 
@@ -253,7 +248,7 @@ static int go_to(struct map_builder *b, uint64_t page, struct error *err)
     int r = 0;
 
     while (r == 0 && b->open_level < b->root_level &&
-           (b->open_page ^ page) >> (MAP_FANOUT_SHIFT * (b->open_level + 1)) != 0)
+           (b->open_page ^ page) >> map_node_shift(b->open_level) != 0)
         r = close_lowest(b, err);
     b->open_page = page;
     while (r == 0 && b->open_level > 0)
@@ -264,7 +259,7 @@ static int go_to(struct map_builder *b, uint64_t page, struct error *err)
 static int set_page(struct map_builder *b, uint64_t page, struct page_ref ref, struct error *err)
 {
     struct path_node *leaf = &b->path[0];
-    unsigned i = child_of(page, 0);
+    unsigned i = map_entry_of(page, 0);
     int r = go_to(b, page, err);
 
     if (r < 0 || page_ref_equal(leaf->node.pages[i], ref))
@@ -274,7 +269,7 @@ static int set_page(struct map_builder *b, uint64_t page, struct page_ref ref, s
     if (page_ref_is_zero(ref))
         clear_child(&leaf->node, i);
     else
-        leaf->node.present |= UINT64_C(1) << i;
+        leaf->node.present |= UINT32_C(1) << i;
     return 0;
 }
 

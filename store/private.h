@@ -134,7 +134,7 @@ int catalogue_check_names(struct db *db, const struct digest *id, const char *ma
  * page of child i of the node that begins at page `first`. */
 static inline uint64_t map_child_first(uint64_t first, unsigned level, unsigned i)
 {
-    return first + ((uint64_t)i << (MAP_FANOUT_SHIFT * level));
+    return first + ((uint64_t)i << map_entry_shift(level));
 }
 
 #endif

@@ -188,7 +188,7 @@ static int rewrite_entries(struct rewrite *rw, struct map_node *node)
 {
     int r = 0;
 
-    for (unsigned i = 0; r == 0 && i < MAP_FANOUT; i++) {
+    for (unsigned i = 0; r == 0 && i < map_fanout(node->level); i++) {
         if ((node->present >> i & 1) == 0)
             continue;
         if (node->level == 0)

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <pthread.h>
 
-#define NODE_CACHE_SLOTS 256u       /* at most half a MiB an open space */
+#define NODE_CACHE_SLOTS 1024u      /* at most half a MiB an open space */
 #define EXPORT_RUN_BYTES (1u << 20) /* neighbours go out in one write */
 
 struct cached_node {
@@ -87,7 +87,7 @@ uint64_t space_page_count(const struct space *space)
     return space->page_count;
 }
 
-/* Nodes of all levels share the table; a level has 1/64 of the nodes of the one
+/* Nodes of all levels share the table; a level has a small part of the nodes of the one
  * below, so shifting it aside is enough to keep them from fighting. */
 static unsigned cache_slot(unsigned level, uint64_t number)
 {
@@ -120,11 +120,6 @@ static void cache_put(struct space *space, uint64_t number, const struct map_nod
     pthread_mutex_unlock(&space->lock);
 }
 
-static unsigned child_of(uint64_t page, unsigned level)
-{
-    return (unsigned)(page >> (MAP_FANOUT_SHIFT * level)) & (MAP_FANOUT - 1);
-}
-
 static bool has_child(const struct map_node *node, unsigned i)
 {
     return (node->present >> i & 1) != 0;
@@ -138,7 +133,7 @@ static int find_leaf(struct space *space, uint64_t page, struct map_node *out, s
     int r = 0;
 
     while (level <= space->root_level &&
-           !cache_get(space, level, page >> (MAP_FANOUT_SHIFT * (level + 1)), out))
+           !cache_get(space, level, page >> map_node_shift(level), out))
         level++;
     if (level > space->root_level) {
         level = space->root_level;
@@ -147,7 +142,7 @@ static int find_leaf(struct space *space, uint64_t page, struct map_node *out, s
             cache_put(space, 0, out);
     }
     while (r == 0 && level > 0) {
-        unsigned i = child_of(page, level);
+        unsigned i = map_entry_of(page, level);
         struct digest child = out->children[i];
 
         if (!has_child(out, i))
@@ -155,7 +150,7 @@ static int find_leaf(struct space *space, uint64_t page, struct map_node *out, s
         level--;
         r = read_node(space->store, &child, level, out, err);
         if (r == 0)
-            cache_put(space, page >> (MAP_FANOUT_SHIFT * (level + 1)), out);
+            cache_put(space, page >> map_node_shift(level), out);
     }
     return r < 0 ? r : 1;
 }
@@ -173,7 +168,7 @@ int space_page_ref(struct space *space, uint64_t page, struct page_ref *out, str
     r = find_leaf(space, page, &leaf, err);
     if (r < 0)
         return r;
-    *out = r == 1 ? leaf.pages[child_of(page, 0)] : (struct page_ref){0};
+    *out = r == 1 ? leaf.pages[map_entry_of(page, 0)] : (struct page_ref){0};
     return 0;
 }
 
@@ -192,18 +187,18 @@ struct reader {
 static int find_cached_leaf(struct space *space, uint64_t page, struct map_node *out)
 {
     for (unsigned level = 0; level <= space->root_level; level++) {
-        if (!cache_get(space, level, page >> (MAP_FANOUT_SHIFT * (level + 1)), out))
+        if (!cache_get(space, level, page >> map_node_shift(level), out))
             continue;
         if (level == 0)
             return 1;
-        return has_child(out, child_of(page, level)) ? -EAGAIN : 0;
+        return has_child(out, map_entry_of(page, level)) ? -EAGAIN : 0;
     }
     return -EAGAIN;
 }
 
 static int reader_leaf(struct reader *rd, uint64_t number)
 {
-    const uint64_t page = number << MAP_FANOUT_SHIFT;
+    const uint64_t page = number << MAP_LEAF_SHIFT;
 
     if (rd->has_leaf && rd->leaf_number == number)
         return 0;
@@ -224,10 +219,10 @@ static int read_part(struct reader *rd, uint64_t page, size_t offset, uint8_t *b
 {
     const uint8_t *bytes;
 
-    int r = reader_leaf(rd, page >> MAP_FANOUT_SHIFT);
+    int r = reader_leaf(rd, page >> MAP_LEAF_SHIFT);
     if (r < 0)
         return r;
-    struct page_ref ref = rd->leaf.pages[child_of(page, 0)];
+    struct page_ref ref = rd->leaf.pages[map_entry_of(page, 0)];
     if (page_ref_is_zero(ref)) {
         memset(buf, 0, length);
         return 0;
@@ -298,7 +293,7 @@ static int walk_page(struct walk *walk, uint64_t page, struct page_ref ref)
 static int walk_node(struct walk *walk, const struct digest *digest, unsigned level,
                      uint64_t number)
 {
-    uint64_t first = number << (MAP_FANOUT_SHIFT * (level + 1));
+    uint64_t first = number << map_node_shift(level);
     struct map_node node;
     int r = 0;
 
@@ -308,14 +303,14 @@ static int walk_node(struct walk *walk, const struct digest *digest, unsigned le
             return r;
         cache_put(walk->space, number, &node);
     }
-    for (unsigned i = walk->from > first ? child_of(walk->from - first, level) : 0;
-         r == 0 && i < MAP_FANOUT; i++) {
+    for (unsigned i = walk->from > first ? map_entry_of(walk->from - first, level) : 0;
+         r == 0 && i < map_fanout(level); i++) {
         if (!has_child(&node, i))
             continue;
         if (level == 0)
             r = walk_page(walk, first + i, node.pages[i]);
         else
-            r = walk_node(walk, &node.children[i], level - 1, (number << MAP_FANOUT_SHIFT) + i);
+            r = walk_node(walk, &node.children[i], level - 1, (number << MAP_INNER_SHIFT) + i);
     }
     return r;
 }
@@ -428,7 +423,7 @@ static int diff_leaf(struct diff *diff, const struct map_node *a, const struct m
 {
     int r = 0;
 
-    for (unsigned i = 0; r == 0 && i < MAP_FANOUT; i++) {
+    for (unsigned i = 0; r == 0 && i < MAP_LEAF_FANOUT; i++) {
         struct page_ref in_a = has_child(a, i) ? a->pages[i] : (struct page_ref){0};
         struct page_ref in_b = has_child(b, i) ? b->pages[i] : (struct page_ref){0};
 
@@ -454,7 +449,7 @@ static int diff_sides(struct diff *diff, const struct side *a, const struct side
         r = side_load(diff, b, level, &node_b);
     if (r == 0 && level == 0)
         return diff_leaf(diff, &node_a, &node_b, first);
-    for (unsigned i = 0; r == 0 && i < MAP_FANOUT; i++) {
+    for (unsigned i = 0; r == 0 && i < map_fanout(level); i++) {
         struct side child_a = side_child(a, &node_a, i), child_b = side_child(b, &node_b, i);
 
         r = diff_sides(diff, &child_a, &child_b, level - 1, map_child_first(first, level, i));

@@ -62,7 +62,7 @@ static int visit_pages(struct tree_walk *walk, const struct map_node *leaf)
 {
     int r = 0;
 
-    for (unsigned i = 0; r == 0 && walk->page != NULL && i < MAP_FANOUT; i++)
+    for (unsigned i = 0; r == 0 && walk->page != NULL && i < MAP_LEAF_FANOUT; i++)
         if ((leaf->present >> i & 1) != 0)
             r = walk->page(walk->context, leaf->pages[i]);
     return r;
@@ -77,7 +77,7 @@ static int walk_children(struct tree_walk *walk, const struct map_node *node, ui
     int r = 0;
 
     *pages_out = 0;
-    for (unsigned i = 0; r == 0 && i < MAP_FANOUT; i++) {
+    for (unsigned i = 0; r == 0 && i < MAP_INNER_FANOUT; i++) {
         if ((node->present >> i & 1) == 0)
             continue;
         below = 0;
@@ -106,7 +106,7 @@ static int walk_fresh(struct tree_walk *walk, const struct digest *digest, unsig
     /* What a reader of its own gives may not outlive the next read. */
     if (g == NULL)
         bytes = memcpy(copy, bytes, length);
-    *pages_out = (uint64_t)__builtin_popcountll(node->present);
+    *pages_out = (uint64_t)__builtin_popcount(node->present);
     r = level == 0 ? visit_pages(walk, node) : walk_children(walk, node, pages_out);
     if (r == 0 && walk->node != NULL)
         r = walk->node(walk->context, digest, bytes, length, node);
@@ -138,7 +138,7 @@ static int check_edge(struct tree_walk *walk, const struct digest *root, uint64_
 
     for (unsigned level = map_root_level(page_count) + 1; level-- > 0;) {
         _cleanup_(cached_group_releasep) struct cached_group *g = NULL;
-        unsigned shift = MAP_FANOUT_SHIFT * level;
+        unsigned shift = map_entry_shift(level);
         uint64_t boundary = rest >> shift; /* first child that is not wholly inside */
         struct error why = ERROR_INIT;
         struct map_node node;
@@ -149,12 +149,13 @@ static int check_edge(struct tree_walk *walk, const struct digest *root, uint64_
         if (r < 0)
             return walk->bad != NULL ? 0 : give_up(walk, &digest, r, &why);
         rest -= boundary << shift;
-        if (boundary + (rest != 0) < MAP_FANOUT && node.present >> (boundary + (rest != 0)) != 0)
+        if (boundary + (rest != 0) < map_fanout(level) &&
+            node.present >> (boundary + (rest != 0)) != 0)
             return give_up(walk, root,
                            error_corrupt(&why, "a map lists pages beyond its %llu",
                                          (unsigned long long)page_count),
                            &why);
-        if (rest == 0 || boundary >= MAP_FANOUT || (node.present >> boundary & 1) == 0)
+        if (rest == 0 || boundary >= map_fanout(level) || (node.present >> boundary & 1) == 0)
             return 0;
         digest = node.children[boundary];
     }

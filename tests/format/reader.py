@@ -137,8 +137,8 @@ class Pack:
             return objects
         objects, at = [], 0
         for name in ids:
-            level, present = struct.unpack_from("<B4xQ", data, at + 3)
-            size = 16 + bin(present).count("1") * (16 if level == 0 else 32)
+            level, present = struct.unpack_from("<BI", data, at + 3)
+            size = 8 + bin(present).count("1") * (16 if level == 0 else 32)
             objects.append(data[at:at + size])
             need(hashlib.sha256(objects[-1]).digest()[:16] == name, "a node's SHA-256")
             at += size
@@ -240,11 +240,12 @@ class Store:
     def node(self, name, level):
         data = self.find(2, name[:16])
         need(hashlib.sha256(data).digest() == name, "another node of the same beginning")
-        magic, version, found, reserved, present = struct.unpack_from("<2sBBIQ", data)
-        need((magic, version, found, reserved) == (b"SM", 1, level, 0), "a node's header")
+        magic, version, found, present = struct.unpack_from("<2sBBI", data)
+        need((magic, version, found) == (b"SM", 1, level), "a node's header")
+        need(level == 0 or present < 1 << 16, "a node's entries")
         size = 16 if level == 0 else 32
-        entries, at = {}, 16
-        for i in range(64):
+        entries, at = {}, 8
+        for i in range(32):
             if present >> i & 1:
                 entries[i], at = data[at:at + size], at + size
         need(at == len(data), "a node's length")
@@ -254,15 +255,15 @@ class Store:
     def pages(self, root, size):
         """Number and bytes of all pages that are not zero, in order."""
         count, level = -(-size // PAGE), 0
-        while 64 ** (level + 1) < count:
+        while 32 * 16 ** level < count:
             level += 1
-        need(level <= 6, "a space's size")
+        need(level <= 10, "a space's size")
 
         def walk(name, level, first):
             entries = self.node(name, level)
             need(entries or name == root, "an empty child")
             for i, entry in sorted(entries.items()):
-                page = first + i * 64 ** level
+                page = first + i * (32 * 16 ** (level - 1) if level > 0 else 1)
                 need(page < count, "a page behind the end")
                 if level == 0:
                     yield page, self.find(1, entry)

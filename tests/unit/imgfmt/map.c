@@ -16,12 +16,12 @@ static void the_root_is_no_higher_than_it_must_be(void **state)
     (void)state;
     assert_int_equal(map_root_level(0), 0);
     assert_int_equal(map_root_level(1), 0);
-    assert_int_equal(map_root_level(64), 0);
-    assert_int_equal(map_root_level(65), 1);
-    assert_int_equal(map_root_level(4096), 1);
-    assert_int_equal(map_root_level(4097), 2);
-    assert_int_equal(map_root_level(UINT64_C(1) << 36), 5);
-    assert_int_equal(map_root_level((UINT64_C(1) << 36) + 1), 6);
+    assert_int_equal(map_root_level(32), 0);
+    assert_int_equal(map_root_level(33), 1);
+    assert_int_equal(map_root_level(32 * 16), 1);
+    assert_int_equal(map_root_level(32 * 16 + 1), 2);
+    assert_int_equal(map_root_level(UINT64_C(1) << 41), 9);
+    assert_int_equal(map_root_level((UINT64_C(1) << 41) + 1), 10);
     assert_int_equal(map_root_level(MAP_PAGES_MAX), MAP_LEVEL_MAX);
     assert_int_equal(map_root_level(UINT64_MAX), MAP_LEVEL_MAX);
 }
@@ -35,12 +35,12 @@ static void nodes_read_back(void **state)
     (void)state;
     sample_leaf(&node);
     size_t length = map_node_encode(&node, bytes);
-    assert_int_equal(length, 16 + 3 * 16);
+    assert_int_equal(length, 8 + 3 * 16);
     assert_int_equal(map_node_decode(bytes, length, &read, NULL), 0);
     assert_memory_equal(&read, &node, sizeof(node));
     sample_inner(&node);
     length = map_node_encode(&node, bytes);
-    assert_int_equal(length, 16 + 2 * 32);
+    assert_int_equal(length, 8 + 2 * 32);
     assert_int_equal(map_node_decode(bytes, length, &read, NULL), 0);
     assert_memory_equal(&read, &node, sizeof(node));
 }
@@ -48,12 +48,18 @@ static void nodes_read_back(void **state)
 static void full_nodes_fill_the_buffer_exactly(void **state)
 {
     uint8_t bytes[MAP_NODE_MAX_SIZE];
-    struct map_node node = {.level = 1, .present = UINT64_MAX};
+    struct map_node node = {.level = 1, .present = UINT16_MAX};
     struct map_node read;
 
     (void)state;
-    for (unsigned i = 0; i < MAP_FANOUT; i++)
+    for (unsigned i = 0; i < MAP_INNER_FANOUT; i++)
         node.children[i] = digest_of(&i, sizeof(i));
+    assert_int_equal(map_node_encode(&node, bytes), MAP_NODE_MAX_SIZE);
+    assert_int_equal(map_node_decode(bytes, sizeof(bytes), &read, NULL), 0);
+    assert_memory_equal(&read, &node, sizeof(node));
+    node = (struct map_node){.level = 0, .present = UINT32_MAX};
+    for (unsigned i = 0; i < MAP_LEAF_FANOUT; i++)
+        node.pages[i] = sample_ref(i + 1);
     assert_int_equal(map_node_encode(&node, bytes), MAP_NODE_MAX_SIZE);
     assert_int_equal(map_node_decode(bytes, sizeof(bytes), &read, NULL), 0);
     assert_memory_equal(&read, &node, sizeof(node));
@@ -121,8 +127,8 @@ static void every_wrong_field_is_refused(void **state)
         uint8_t value;
         int result;
     } cases[] = {
-        {0, 'T', -EBADMSG}, {1, 'N', -EBADMSG}, {2, 2, -EPROTONOSUPPORT}, {3, 7, -EBADMSG},
-        {4, 1, -EBADMSG},   {7, 1, -EBADMSG},   {8, 7, -EBADMSG},         {3, 1, -EBADMSG},
+        {0, 'T', -EBADMSG}, {1, 'N', -EBADMSG}, {2, 2, -EPROTONOSUPPORT}, {3, 11, -EBADMSG},
+        {4, 1, -EBADMSG},   {7, 0, -EBADMSG},   {5, 7, -EBADMSG},         {3, 1, -EBADMSG},
     };
     uint8_t bytes[MAP_NODE_MAX_SIZE];
     struct map_node node;
@@ -134,6 +140,21 @@ static void every_wrong_field_is_refused(void **state)
         bytes[cases[i].offset] = cases[i].value;
         expect(bytes, length, cases[i].result);
     }
+}
+
+/* Of 16 children, the 17th. The length is what the bits say. */
+static void a_child_beyond_the_last_is_refused(void **state)
+{
+    uint8_t bytes[MAP_NODE_MAX_SIZE];
+    struct map_node node;
+
+    (void)state;
+    sample_inner(&node);
+    size_t length = map_node_encode(&node, bytes);
+    assert_int_equal(bytes[5], 1 << 2);
+    bytes[5] = 0;
+    bytes[6] = 1;
+    expect(bytes, length, -EBADMSG);
 }
 
 static void every_wrong_length_is_refused(void **state)
@@ -171,6 +192,7 @@ int main(void)
         cmocka_unit_test(absent_entries_do_not_change_the_bytes),
         cmocka_unit_test(nodes_laid_end_to_end_can_be_walked),
         cmocka_unit_test(every_wrong_field_is_refused),
+        cmocka_unit_test(a_child_beyond_the_last_is_refused),
         cmocka_unit_test(every_wrong_length_is_refused),
         cmocka_unit_test(a_zero_page_cannot_be_present),
     };

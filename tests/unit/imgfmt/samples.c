@@ -28,17 +28,17 @@ struct page_ref sample_ref(uint32_t n)
 
 void sample_leaf(struct map_node *out)
 {
-    *out = (struct map_node){.level = 0, .present = UINT64_C(1) << 63 | 5};
+    *out = (struct map_node){.level = 0, .present = UINT32_C(1) << 31 | 5};
     out->pages[0] = sample_ref(1);
     out->pages[2] = page_ref_with_variant(sample_ref(2), 3);
-    out->pages[63] = sample_ref(64);
+    out->pages[31] = sample_ref(32);
 }
 
 void sample_inner(struct map_node *out)
 {
-    *out = (struct map_node){.level = 2, .present = UINT64_C(1) << 40 | 1};
+    *out = (struct map_node){.level = 2, .present = UINT32_C(1) << 10 | 1};
     out->children[0] = digest_of("first", 5);
-    out->children[40] = digest_of("second", 6);
+    out->children[10] = digest_of("second", 6);
 }
 
 void sample_cold(struct manifest *out)

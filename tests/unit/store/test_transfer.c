@@ -244,13 +244,13 @@ static void other_variants_of_the_sender_are_translated(void **state)
             if (page_ref_same_key(page_ref_of(data + (size_t)k * STASIS_PAGE_SIZE), ref))
                 ref = page_ref_with_variant(ref, (uint16_t)(page_ref_variant(ref) + 1));
         must(transfer_import_page(im, ref, page, &err), &err);
-        leaf.present |= UINT64_C(1) << i % 64;
-        leaf.pages[i % 64] = ref;
-        if (i % 64 == 63 || i == 129) {
+        leaf.present |= UINT32_C(1) << i % MAP_LEAF_FANOUT;
+        leaf.pages[i % MAP_LEAF_FANOUT] = ref;
+        if ((i + 1) % MAP_LEAF_FANOUT == 0 || i == 129) {
             length = map_node_encode(&leaf, bytes);
             must(transfer_import_node(im, bytes, length, &err), &err);
-            root.present |= UINT64_C(1) << i / 64;
-            root.children[i / 64] = digest_of(bytes, length);
+            root.present |= UINT32_C(1) << i / MAP_LEAF_FANOUT;
+            root.children[i / MAP_LEAF_FANOUT] = digest_of(bytes, length);
             leaf = (struct map_node){.level = 0};
         }
     }
@@ -269,13 +269,13 @@ static void other_variants_of_the_sender_are_translated(void **state)
     (void)id;
 }
 
-/* Nodes that share children: 64^6 paths, seven nodes. A walk that follows every
+/* Nodes that share children: 2^41 paths, ten nodes. A walk that follows every
  * path would never end. */
 static void a_map_that_unfolds_endlessly_is_walked_once(void **state)
 {
     struct fixture *f = *state;
     uint8_t page[STASIS_PAGE_SIZE], bytes[MAP_NODE_MAX_SIZE];
-    struct map_node node = {.level = 0, .present = UINT64_MAX};
+    struct map_node node = {.level = 0, .present = UINT32_MAX};
     struct error err = ERROR_INIT;
     struct transfer_import *im;
     struct store_usage usage;
@@ -287,24 +287,24 @@ static void a_map_that_unfolds_endlessly_is_walked_once(void **state)
     fill_page(page, 1);
     must(transfer_import_begin(f->store, &im, &err), &err);
     must(transfer_import_page(im, page_ref_of(page), page, &err), &err);
-    for (unsigned i = 0; i < MAP_FANOUT; i++)
+    for (unsigned i = 0; i < MAP_LEAF_FANOUT; i++)
         node.pages[i] = page_ref_of(page);
-    for (unsigned level = 0; level < 6; level++) {
+    for (unsigned level = 0; level < 9; level++) {
         length = map_node_encode(&node, bytes);
         digest = digest_of(bytes, length);
         must(transfer_import_node(im, bytes, length, &err), &err);
-        node = (struct map_node){.level = (uint8_t)(level + 1), .present = UINT64_MAX};
-        for (unsigned i = 0; i < MAP_FANOUT; i++)
+        node = (struct map_node){.level = (uint8_t)(level + 1), .present = UINT16_MAX};
+        for (unsigned i = 0; i < MAP_INNER_FANOUT; i++)
             node.children[i] = digest;
     }
-    make_manifest(&m, &digest, (UINT64_C(1) << 36) * STASIS_PAGE_SIZE);
+    make_manifest(&m, &digest, (UINT64_C(1) << 37) * STASIS_PAGE_SIZE);
     assert_int_equal(manifest_encode(&m, &text, &length), 0);
     must(transfer_import_finish(im, text, length, NULL, NULL, false, &id, &err), &err);
     transfer_import_free(im);
     free(text);
     assert_store_is_sound(f->store);
     must(store_usage_get(f->store, &usage, &err), &err);
-    assert_true(usage.logical_bytes == (UINT64_C(1) << 48));
+    assert_true(usage.logical_bytes == (UINT64_C(1) << 49));
     assert_int_equal(usage.unique_bytes, STASIS_PAGE_SIZE);
 }
 

@@ -137,7 +137,7 @@ static void a_sound_store_has_no_findings(void **state)
     assert_int_equal(result.findings, 0);
     assert_int_equal(result.packs, 2);
     assert_int_equal(result.pages, 200);
-    assert_int_equal(result.nodes, 5);
+    assert_int_equal(result.nodes, 8);
     assert_int_equal(result.checkpoints, 1);
     assert_true(result.bytes > 200 * 2048);
 }
