@@ -137,8 +137,7 @@ static int renew_udhcpc(pid_t pid)
     return kill(pid, SIGUSR1);
 }
 
-/* Every network card but the loopback: "networkctl renew IF" and the like; more may
- * be NULL. */
+/* Every network card but the loopback: "dhclient -r IF" and the like; more may be NULL. */
 static int for_each_card(const char *program, const char *verb, const char *more)
 {
     struct dirent *entry;
@@ -160,6 +159,18 @@ static int for_each_card(const char *program, const char *verb, const char *more
     return result;
 }
 
+/* Its client id comes of the machine id, which it has read: a renewal would extend the
+ * original's lease (and libslirp answers one where nobody listens). Restarted, it keeps
+ * the address until a server says no. It takes longer than anybody waits. */
+static int restart_networkd(void)
+{
+    static const char *const argv[] = {"systemctl", "--no-block", "try-restart",
+                                       "systemd-networkd.service", NULL};
+
+    int r = program_run(argv, PROGRAM_MS);
+    return r > 0 ? -EIO : r;
+}
+
 /* Whatever keeps addresses here is told; a guest with none of these has none that
  * could be renewed. */
 static int renew_addresses(void)
@@ -169,7 +180,7 @@ static int renew_addresses(void)
     if (count > 0)
         return 0;
     if (access("/run/systemd/netif/leases", F_OK) == 0)
-        return for_each_card("networkctl", "renew", NULL);
+        return restart_networkd();
     if (each_process("NetworkManager", exists) > 0)
         return for_each_card("nmcli", "device", "reapply");
     if (each_process("dhclient", exists) > 0) {
