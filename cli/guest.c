@@ -39,6 +39,9 @@ static void explain(const char *machine, int r, struct error *err)
     error_prefix(err, "%s", machine);
     if (r == -ETIMEDOUT)
         error_hint(err, "is it busy, or does it hang? stasis console %s shows", machine);
+    if (r == -EBADMSG)
+        error_hint(err, "has something else than stasis-agent taken its port 1024 of vsock? "
+                        "docs/agent.md says what belongs there");
 }
 
 static int connect_to(struct cli *cli, const char *machine, int patience_ms, struct channel *out,

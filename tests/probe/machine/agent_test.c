@@ -2,7 +2,7 @@
 /*
  * The verbs that need an agent, with machines whose guest has none: what is said then;
  * and with the real agent, which runs beside and is reached by a relay in the place of
- * the machine's vsock socket.
+ * the machine's vsock socket; and with something there that is no agent.
  */
 #include "harness.h"
 
@@ -25,7 +25,9 @@ enum { MEMORY_MIB = 8, CHUNK = 4096, GREETING_MAX = 64 };
 static struct {
     pid_t agent;
     int listener;
-    char path[108]; /* of the agent's socket */
+    char path[108];     /* of the agent's socket */
+    const char *answer; /* instead of an agent: what each caller hears */
+    size_t answer_length;
 } beside;
 
 static void unix_address(const char *path, struct sockaddr_un *out)
@@ -88,6 +90,20 @@ static void *relay_one(void *context)
     return NULL;
 }
 
+/* Says it, and listens to the rest. */
+static void *lie_to_one(void *context)
+{
+    const int host = (int)(intptr_t)context;
+    char chunk[CHUNK];
+
+    if (greeted(host) && send(host, "OK 49152\n", 9, MSG_NOSIGNAL) == 9 &&
+        send(host, beside.answer, beside.answer_length, MSG_NOSIGNAL) >= 0)
+        while (recv(host, chunk, sizeof(chunk), 0) > 0)
+            continue;
+    close(host);
+    return NULL;
+}
+
 static void *relay_main(void *context)
 {
     pthread_t thread;
@@ -95,24 +111,18 @@ static void *relay_main(void *context)
 
     (void)context;
     while ((fd = accept4(beside.listener, NULL, NULL, SOCK_CLOEXEC)) >= 0)
-        if (pthread_create(&thread, NULL, relay_one, (void *)(intptr_t)fd) == 0)
+        if (pthread_create(&thread, NULL, beside.answer != NULL ? lie_to_one : relay_one,
+                           (void *)(intptr_t)fd) == 0)
             pthread_detach(thread);
     return NULL;
 }
 
-/* From here on the machine's guest seems to run the agent. */
-static void put_agent_beside(struct site *site, const char *machine, pthread_t *thread)
+/* From here on the machine's guest seems to run what answers there. */
+static void take_socket(struct site *site, const char *machine, pthread_t *thread)
 {
     struct sockaddr_un address;
     char *path = home_machine_vsock(&site->home, machine);
 
-    snprintf(beside.path, sizeof(beside.path), "%s/agent", site->dir);
-    beside.agent = fork();
-    if (beside.agent == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execl(STASIS_AGENT_PROGRAM, "stasis-agent", "--listen-unix", beside.path, NULL);
-        _exit(127);
-    }
     unlink(path);
     unix_address(path, &address);
     beside.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -122,11 +132,28 @@ static void put_agent_beside(struct site *site, const char *machine, pthread_t *
     free(path);
 }
 
-static void remove_agent(pthread_t thread)
+static void give_socket_back(pthread_t thread)
 {
     shutdown(beside.listener, SHUT_RDWR);
     pthread_join(thread, NULL);
     close(beside.listener);
+}
+
+static void put_agent_beside(struct site *site, const char *machine, pthread_t *thread)
+{
+    snprintf(beside.path, sizeof(beside.path), "%s/agent", site->dir);
+    beside.agent = fork();
+    if (beside.agent == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        execl(STASIS_AGENT_PROGRAM, "stasis-agent", "--listen-unix", beside.path, NULL);
+        _exit(127);
+    }
+    take_socket(site, machine, thread);
+}
+
+static void remove_agent(pthread_t thread)
+{
+    give_socket_back(thread);
     kill(beside.agent, SIGKILL);
     waitpid(beside.agent, NULL, 0);
 }
@@ -195,6 +222,42 @@ static void a_machine_that_ends_ends_its_commands(void **state)
     guest_detach(&guest);
 }
 
+/* ---- with something else ---- */
+
+static void answers_that_are_garbage_are_told(void **state)
+{
+    static const char hello[] = "\x10\0\0\0\x01\0\0\0stasisag\x01\0\x01\0\0\0007\0SSH-2.0\r\n\r\n";
+    static const char web[] = "HTTP/1.1 400 Bad Request\r\n\r\n";
+    const struct {
+        const char *answer;
+        size_t length;
+        const char *says;
+    } cases[] = {
+        {web, sizeof(web), "the guest's answer is none of an agent\nhint: "},
+        {hello, sizeof(hello), "no answer of an agent"},
+    };
+    struct site *site = *state;
+    struct guest guest;
+    pthread_t thread;
+
+    guest_boot(&guest, site, "m", MEMORY_MIB, 0);
+    stasis_ok(site, "save m@one");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        beside.answer = cases[i].answer;
+        beside.answer_length = cases[i].length;
+        take_socket(site, "m", &thread);
+        stasis_fails(site, 125, cases[i].says, "exec m true");
+        stasis_fails(site, 125, cases[i].says, "shell m");
+        stasis_fails(site, 13, cases[i].says, "cp /etc/passwd m:/x");
+        stasis_fails(site, 13, cases[i].says, "cp m:/x %s/x", site->dir);
+        stasis_fails(site, 1, "m does not listen", "stop m"); /* nor to keys */
+        stasis_ok(site, "restore m@one --discard");
+        give_socket_back(thread);
+    }
+    beside.answer = NULL;
+    guest_detach(&guest);
+}
+
 /* ---- without one ---- */
 
 static void without_an_agent_it_says_so_at_once(void **state)
@@ -243,6 +306,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         MACHINE_TEST(commands_run_and_files_move),
         MACHINE_TEST(a_machine_that_ends_ends_its_commands),
+        MACHINE_TEST(answers_that_are_garbage_are_told),
         MACHINE_TEST(without_an_agent_it_says_so_at_once),
         MACHINE_TEST(a_clone_without_an_agent_runs_as_it_is),
         MACHINE_TEST(mistakes_are_told_before_anything_is_done),
