@@ -10,8 +10,9 @@
  * some pages, so a window is not small. */
 #define WINDOW_PAGES 2048u
 
-/* What a thread takes at once: some groups, looked up together. */
-#define SLICE_PAGES 32u
+/* What a thread takes at once: groups that are looked up together. Not few, for two
+ * threads that come to the group on the border of their slices together both decode it. */
+#define SLICE_PAGES 256u
 
 struct read_ahead {
     struct store *store;
