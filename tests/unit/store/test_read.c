@@ -3,6 +3,7 @@
 #include "helper.h"
 
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "store/private.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 
 enum { PAGES = 2500 };
 
+DEFINE_CLEANUP(struct pack_writer, pack_writer_free)
 DEFINE_CLEANUP(struct space, space_close)
 
 /* Some zeros, some pages that repeat. */
@@ -279,6 +281,46 @@ static void pages_are_cached_until_they_are_forgotten(void **state)
     assert_int_equal(space_read_cached(space, PAGES * STASIS_PAGE_SIZE, got, 1), -EAGAIN);
 }
 
+/* A pack in which one node bears another's name; all its checksums are right. */
+static struct digest put_misnamed_node(struct store *store)
+{
+    _cleanup_(pack_writer_freep) struct pack_writer *w = NULL;
+    const struct map_node node = {.present = 1, .pages[0] = {.lo = 1}};
+    struct digest wanted = digest_of("another", 7);
+    uint8_t bytes[MAP_NODE_MAX_SIZE];
+    struct error err = ERROR_INIT;
+    struct pack_object_id id;
+    char name[PACK_NAME_SIZE];
+    uint32_t group;
+    _cleanup_close_ int fd = store_create_pack(store, name, &err);
+
+    assert_true(fd >= 0);
+    page_ref_store(node_id(&wanted), id.bytes);
+    must(pack_writer_open(fd, PACK_NODES, 1, &w, &err), &err);
+    must(pack_writer_group(w, bytes, map_node_encode(&node, bytes), &id, 1, &group, &err), &err);
+    must(pack_writer_finish(w, &err), &err);
+    must(store_seal_pack(store, fd, pack_writer_index(w)->id, name, &err), &err);
+    must(db_begin(&store->db, &err), &err);
+    must(store_insert_pack(&store->db, pack_writer_index(w), &err), &err);
+    must(db_commit(&store->db, &err), &err);
+    return wanted;
+}
+
+static void a_node_that_is_not_what_its_footer_says_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct digest wanted = put_misnamed_node(f->store);
+    struct error err = ERROR_INIT;
+    struct map_node node;
+
+    fixture_reopen(f);
+    for (unsigned i = 0; i < 2; i++) { /* also when its sum is known */
+        assert_int_equal(store_node_read(f->store, &wanted, &node, &err), -EBADMSG);
+        assert_non_null(strstr(err.message, "not the map node that its footer says"));
+        err = (struct error)ERROR_INIT;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +333,7 @@ int main(void)
         TEST(reading_in_order_pushes_nothing_out),
 #endif
         TEST(a_page_brings_its_neighbours),
+        TEST(a_node_that_is_not_what_its_footer_says_is_refused),
         TEST(pages_stay_until_their_turn_however_small_the_cache),
         TEST(pages_of_younger_packs_are_found),
     };
