@@ -83,12 +83,22 @@ static int unknown_option(const struct command *command, const char *shown, cons
 
 /* ---- storing a value ---- */
 
+/* "tap=" begins a choice that the user completes. */
+static bool is_choice(const char *choice, const char *text)
+{
+    const size_t length = strlen(choice);
+
+    return length > 0 && choice[length - 1] == '='
+               ? strncmp(choice, text, length) == 0 && text[length] != '\0'
+               : strcmp(choice, text) == 0;
+}
+
 static int check_choice(const struct option_spec *option, const char *text, struct error *err)
 {
     char list[128] = "";
 
     for (const char *const *c = option->choices; *c != NULL; c++) {
-        if (strcmp(*c, text) == 0)
+        if (is_choice(*c, text))
             return 0;
         size_t used = strlen(list);
         snprintf(list + used, sizeof(list) - used, "%s%s", used > 0 ? ", " : "", *c);

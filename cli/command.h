@@ -43,7 +43,7 @@ struct option_spec {
     const char *value; /* what the help calls the value */
     const char *help;
     uint64_t min, max;          /* of numbers, sizes and durations; max 0: no limit */
-    const char *const *choices; /* NULL-terminated */
+    const char *const *choices; /* NULL-terminated; behind one that ends in '=' comes any text */
     enum completion completion;
 };
 

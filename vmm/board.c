@@ -8,6 +8,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/devices/io_threads.h"
 #include "vmm/devices/virtio.h"
+#include "vmm/net/user.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -190,45 +191,64 @@ static int serve_disk(struct board *board, struct device *device, unsigned slot,
 }
 
 /* From the network's thread. */
-static void on_frame(const uint8_t *frame, size_t length, void *context)
+static void on_frame(const struct net_frame *frame, void *context)
 {
     struct board_net *net = context;
 
     pthread_mutex_lock(&net->board->device_lock);
-    virtio_net_receive(net->card, frame, length);
+    virtio_net_receive(net->card, frame);
     pthread_mutex_unlock(&net->board->device_lock);
 }
 
+static bool has_link(const struct board_net *net)
+{
+    return net->network.send != NULL;
+}
+
+/* What it is plugged into, if anything. */
+static int plug_in(struct board_net *net, unsigned index, const struct net_settings *settings,
+                   struct net_tap *tap, struct error *err)
+{
+    if (settings->mode == NET_MODE_USER)
+        return net_user_create(index, settings->forwards, index == 0 ? settings->forward_count : 0,
+                               &net->network, err);
+    if (settings->mode == NET_MODE_TAP && index == 0)
+        net->network = net_tap_backend(tap);
+    return 0;
+}
+
 static int add_net(struct board *board, unsigned index, const struct net_settings *settings,
-                   struct error *err)
+                   struct net_tap *tap, struct error *err)
 {
     struct board_net *net = &board->nets[index];
     const unsigned slot = board->virtio_count;
     struct irq_line irq = irq_of(board, layout_virtio_gsi(slot));
-    struct net_backend backend;
 
-    if (settings->mode == NET_MODE_USER) {
-        int r = net_user_create(index, settings->forwards, index == 0 ? settings->forward_count : 0,
-                                &net->network, err);
-        if (r < 0)
-            return r;
-        backend = net_user_backend(net->network);
-    }
+    int r = plug_in(net, index, settings, tap, err);
+    if (r < 0)
+        return r;
     net->board = board;
     net->card = virtio_net_create((uint16_t)slot, board->config.nets[index].mac,
-                                  net->network != NULL ? &backend : NULL, board->memory, &irq);
+                                  has_link(net) ? &net->network : NULL, board->memory, &irq);
     return add_virtio(board, net->card, err);
 }
 
-static int add_nets(struct board *board, const struct net_settings *settings, struct error *err)
+static int add_nets(struct board *board, const struct net_settings *settings, struct net_tap *tap,
+                    struct error *err)
 {
+    if (settings->mode == NET_MODE_TAP && board->config.net_count == 0) {
+        error_set(err, STATUS_USAGE, ENODEV, "the machine has no network card for %s",
+                  settings->tap);
+        error_hint(err, "leave out --net, or make its image anew: import gives it a card");
+        return -ENODEV;
+    }
     if (settings->forward_count > 0 && board->config.net_count == 0) {
         error_set(err, STATUS_USAGE, ENODEV, "the machine has no network card to forward to");
         error_hint(err, "leave out -p, or make its image anew: import gives it a card");
         return -ENODEV;
     }
     for (unsigned i = 0; i < board->config.net_count; i++) {
-        int r = add_net(board, i, settings, err);
+        int r = add_net(board, i, settings, tap, err);
         if (r < 0)
             return r;
     }
@@ -305,7 +325,7 @@ static int start_vsock(struct board *board, struct error *err)
  * sockets. */
 static int add_devices(struct board *board, struct store *store, const struct manifest *m,
                        const char *dir, bool keep, const struct net_settings *net,
-                       struct error *err)
+                       struct net_tap *tap, struct error *err)
 {
     int r;
 
@@ -320,7 +340,7 @@ static int add_devices(struct board *board, struct store *store, const struct ma
     }
     if (m->config.rng && (r = add_rng(board, err)) < 0)
         return r;
-    if ((r = add_nets(board, net, err)) < 0)
+    if ((r = add_nets(board, net, tap, err)) < 0)
         return r;
     if (m->config.balloon && (r = add_balloon(board, err)) < 0)
         return r;
@@ -330,8 +350,8 @@ static int add_devices(struct board *board, struct store *store, const struct ma
 /* ---- the whole ---- */
 
 int board_create(struct store *store, const struct manifest *m, const char *dir, bool keep_overlays,
-                 const struct net_settings *net, const struct board_events *events,
-                 struct board **out, struct error *err)
+                 const struct net_settings *net, struct net_tap *tap,
+                 const struct board_events *events, struct board **out, struct error *err)
 {
     struct vm_exits exits = {.io = on_io, .mmio = on_mmio, .stopped = on_vcpu_stopped};
     struct board *board = calloc(1, sizeof(*board));
@@ -351,7 +371,7 @@ int board_create(struct store *store, const struct manifest *m, const char *dir,
         r = io_threads_create(&board->disk_threads, err);
     if (r == 0) {
         add_platform(board);
-        r = add_devices(board, store, m, dir, keep_overlays, net, err);
+        r = add_devices(board, store, m, dir, keep_overlays, net, tap, err);
     }
     if (r < 0) {
         board_free(board);
@@ -367,14 +387,38 @@ static void destroy_device(struct device *device)
         device->ops->destroy(device);
 }
 
+/* Each network card that has a link. */
+static void each_network(struct board *board, void (*visit)(const struct net_backend *network))
+{
+    for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
+        if (has_link(&board->nets[i]))
+            visit(&board->nets[i].network);
+}
+
+static void stop_network(const struct net_backend *network)
+{
+    network->stop(network->context);
+}
+
+static void free_network(const struct net_backend *network)
+{
+    if (network->free != NULL)
+        network->free(network->context);
+}
+
+static void turn_network_back(const struct net_backend *network)
+{
+    if (network->forget != NULL)
+        network->forget(network->context);
+}
+
 void board_free(struct board *board)
 {
     if (board == NULL)
         return;
-    for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
-        net_user_stop(board->nets[i].network); /* its thread raises interrupts in the VM */
-    vsock_host_stop(board->vsock_host);        /* and so does this one's */
-    board_hold_disks(board);                   /* or the guest could keep these busy */
+    each_network(board, stop_network);  /* its thread raises interrupts in the VM */
+    vsock_host_stop(board->vsock_host); /* and so does this one's */
+    board_hold_disks(board);            /* or the guest could keep these busy */
     io_threads_stop(board->disk_threads);
     vm_free(board->vm); /* its threads use the rest */
     for (unsigned i = 0; i < board->virtio_count; i++) {
@@ -382,8 +426,7 @@ void board_free(struct board *board)
         if (board->kick_fds[i] >= 0)
             close(board->kick_fds[i]);
     }
-    for (unsigned i = 0; i < MANIFEST_NETS_MAX; i++)
-        net_user_free(board->nets[i].network);
+    each_network(board, free_network);
     vsock_host_free(board->vsock_host);
     io_threads_free(board->disk_threads);
     for (unsigned i = 0; i < MANIFEST_DISKS_MAX; i++)
@@ -484,8 +527,9 @@ int board_start(struct board *board, struct error *err)
     int r = 0;
 
     for (unsigned i = 0; i < board->config.net_count && r == 0; i++)
-        if (board->nets[i].network != NULL)
-            r = net_user_start(board->nets[i].network, on_frame, &board->nets[i], err);
+        if (has_link(&board->nets[i]))
+            r = board->nets[i].network.start(on_frame, &board->nets[i],
+                                             board->nets[i].network.context, err);
     if (r == 0)
         r = start_vsock(board, err);
     if (r == 0 && board->config.disk_count > 0)
@@ -657,9 +701,7 @@ int board_state_restore(struct board *board, const void *bytes, size_t length, b
     int r = state_check(bytes, length, err);
     if (r < 0)
         return r;
-    for (unsigned i = 0; i < board->config.net_count; i++)
-        if (board->nets[i].network != NULL)
-            net_user_forget(board->nets[i].network);
+    each_network(board, turn_network_back);
     pthread_mutex_lock(&board->device_lock);
     if ((r = vm_state_restore(board->vm, bytes, length, &wall_us, err)) == 0)
         r = each_device(board, restore_device, &restore);

@@ -17,7 +17,7 @@
 #include "vmm/layout.h"
 #include "vmm/memory.h"
 #include "vmm/net/settings.h"
-#include "vmm/net/user.h"
+#include "vmm/net/tap.h"
 #include "vmm/vsock/host.h"
 
 #include <pthread.h>
@@ -54,7 +54,7 @@ struct board_events {
 struct board_net {
     struct board *board;
     struct device *card;
-    struct net_user *network; /* or NULL: no link */
+    struct net_backend network; /* all zero: no link */
 };
 
 struct board {
@@ -90,11 +90,12 @@ struct board {
 /*
  * Builds the hardware of manifest m; disks have their overlays in dir (kept or
  * removed); its network cards are connected as net says (borrowed; the first one has
- * the forwards). No vCPU runs yet, RAM is zero, devices are in power-on state.
+ * the forwards, or tap, which is borrowed until board_free()). No vCPU runs yet, RAM is zero,
+ * devices are in power-on state.
  */
 int board_create(struct store *store, const struct manifest *m, const char *dir, bool keep_overlays,
-                 const struct net_settings *net, const struct board_events *events,
-                 struct board **out, struct error *err);
+                 const struct net_settings *net, struct net_tap *tap,
+                 const struct board_events *events, struct board **out, struct error *err);
 void board_free(struct board *board);
 
 /* Connects the socket device, if there is one, to UNIX sockets named after path

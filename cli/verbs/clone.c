@@ -19,7 +19,8 @@ struct plan {
     const struct arguments *args;
     struct machine_start start;
     struct net_settings net;
-    bool new_mac; /* each its own */
+    bool connected; /* net was asked for */
+    bool new_mac;   /* each its own */
     uint64_t count;
     char base[MACHINE_NAME_MAX + 1];
     bool numbered;     /* names are BASE-1, BASE-2, ... */
@@ -136,17 +137,18 @@ static int check_names(const struct plan *plan, struct error *err)
 /* A clone takes none of its original's ports: they are taken. */
 static int plan_network(const struct arguments *args, struct plan *plan, struct error *err)
 {
-    bool connected;
-
-    int r = network_settings(args, &plan->net, &connected, err);
+    int r = network_settings(args, &plan->net, &plan->connected, err);
     if (r < 0)
         return r;
+    if (plan->count > 1 && plan->net.mode == NET_MODE_TAP)
+        return error_set(err, STATUS_USAGE, EINVAL, "%s is for one clone, not for %llu",
+                         plan->net.tap, (unsigned long long)plan->count);
     if (plan->count > 1 && plan->net.forward_count > 0)
         return error_set(err, STATUS_USAGE, EINVAL, "a port leads to one clone, not to %llu",
                          (unsigned long long)plan->count);
     plan->new_mac = arguments_has(args, "new-mac");
     plan->net.has_mac = plan->new_mac;
-    if (connected || plan->new_mac)
+    if (plan->connected || plan->new_mac)
         plan->start.net = &plan->net;
     return 0;
 }
@@ -179,9 +181,11 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     _cleanup_json_ json_t *items = json_array();
     struct plan plan = {0};
 
+    const char *source = arguments_operand(args, 0);
     int r = make_plan(args, &plan, err);
-    if (r < 0 ||
-        (r = find_source(cli, arguments_operand(args, 0), &plan.start.checkpoint, err)) < 0)
+    if (r < 0 || (r = cli_home(cli, err)) < 0 ||
+        (r = network_refuse_shared_tap(&cli->home, source, plan.connected, err)) < 0 ||
+        (r = find_source(cli, source, &plan.start.checkpoint, err)) < 0)
         return r;
     int stopped = clone_all(cli, &plan, items, err);
     r = print_clones(cli, items, stopped < 0 ? NULL : err);
@@ -225,8 +229,10 @@ const struct command command_clone = {
                "space only as they change. A running machine is saved first and goes on. Prints "
                "the names; ends with exit code 3 if only some could be made. Clones have the same "
                "addresses, each in a network of its own; ports of the host lead to one only if "
-               "-p says so. An agent in the guest reseeds its random numbers, and with --identity "
-               "makes it known by another name; else the clone believes to be the original. "
+               "-p says so. A tap device, too, is for one machine: whoever clones one that has "
+               "it says with --net how the clone is connected. An agent in the guest reseeds its "
+               "random numbers, and with --identity makes it known by another name; else the "
+               "clone believes to be the original. "
                "With --new-mac each has another hardware address, for good; its "
                "driver learns of it when it is bound again: in Linux, write the device's name, "
                "like virtio2, to unbind and then to bind in /sys/bus/virtio/drivers/virtio_net.",

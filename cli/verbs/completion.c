@@ -115,6 +115,7 @@ static const char bash_script[] =
     "        case $line in\n"
     "        //file) compopt -o default ;;\n"
     "        //directory) compopt -o dirnames ;;\n"
+    "        *=) compopt -o nospace; COMPREPLY+=(\"${line#\"$head\"}\") ;;\n"
     "        *) COMPREPLY+=(\"${line#\"$head\"}\") ;;\n"
     "        esac\n"
     "    done < <(\"${words[0]}\" complete -- \"${words[@]:1}\" 2>/dev/null)\n"

@@ -195,7 +195,11 @@ const struct command command_run = {
                "by import; they are not changed. Without a name one is chosen.\n"
                "With --net user the machine has a network of its own, 10.0.2.0/24: it gets "
                "10.0.2.15 by DHCP and reaches what this host reaches, and the host's own "
-               "services at 10.0.2.2. Nobody reaches it but through ports given by -p.",
+               "services at 10.0.2.2. Nobody reaches it but through ports given by -p.\n"
+               "With --net tap=NAME its network card is the other end of a tap device, which "
+               "must be there (ip tuntap add NAME mode tap user $USER) and is for one machine. "
+               "What it is connected to, and who gives addresses there, is the host's matter. "
+               "A machine that is restored there announces its addresses to its neighbours.",
     .example = "stasis run debian:12 --name web -d -p 8080:80",
     .options = options,
     .operands = {{.name = "IMAGE", .optional = true, .completion = COMPLETE_REFERENCE}},

@@ -142,17 +142,18 @@ void virtio_blk_hold(struct device *transport, bool held);
 /* An entropy source fed by getrandom(2): virtio 1.2, 5.4. */
 struct device *virtio_rng_create(uint16_t slot, struct memory *mem, const struct irq_line *irq);
 
-/* A network card: virtio 1.2, 5.1. backend is copied; NULL: its link is down. It is
- * held at first. */
+/* A network card: virtio 1.2, 5.1. Of backend, which is copied, it uses what is for
+ * cards; NULL: its link is down. It is held at first. */
 struct device *virtio_net_create(uint16_t slot, const uint8_t mac[MANIFEST_MAC_SIZE],
                                  const struct net_backend *backend, struct memory *mem,
                                  const struct irq_line *irq);
 
 /* Takes a frame for the guest, or loses it. Device lock held. */
-void virtio_net_receive(struct device *transport, const uint8_t *frame, size_t length);
+void virtio_net_receive(struct device *transport, const struct net_frame *frame);
 
 /* While a card is held it writes nothing into the guest's memory by itself: frames
- * wait. Device lock held. */
+ * wait. One that was restored makes itself known when it is let go, if the guest does
+ * not. Device lock held. */
 void virtio_net_hold(struct device *transport, bool held);
 
 /* A socket device whose guest has address cid: virtio 1.2, 5.10. It is held at first,

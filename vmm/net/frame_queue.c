@@ -17,8 +17,10 @@ void frame_queue_init(struct frame_queue *queue, size_t memory_max)
     *queue = (struct frame_queue){.memory_max = memory_max};
 }
 
-bool frame_queue_put(struct frame_queue *queue, const uint8_t *bytes, size_t length)
+bool frame_queue_put(struct frame_queue *queue, const struct net_frame *from)
 {
+    const size_t length = from->length;
+
     if (length > FRAME_SIZE_MAX ||
         !range_fits(queue->memory_bytes, cost(length), queue->memory_max))
         return false;
@@ -27,7 +29,8 @@ bool frame_queue_put(struct frame_queue *queue, const uint8_t *bytes, size_t len
         return false;
     frame->next = NULL;
     frame->length = length;
-    memcpy(frame->bytes, bytes, length);
+    frame->offload = from->offload;
+    memcpy(frame->bytes, from->bytes, length);
     if (queue->first == NULL)
         queue->first = frame;
     else

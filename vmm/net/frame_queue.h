@@ -3,6 +3,8 @@
 #ifndef STASIS_VMM_NET_FRAME_QUEUE_H
 #define STASIS_VMM_NET_FRAME_QUEUE_H
 
+#include "vmm/net/net.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,6 +15,7 @@
 struct frame {
     struct frame *next;
     size_t length;
+    struct net_offload offload;
     uint8_t bytes[];
 };
 
@@ -27,7 +30,7 @@ void frame_queue_init(struct frame_queue *queue, size_t memory_max);
 
 /* Takes a copy. False, and nothing is taken, where there is no room: networks lose
  * frames, and those who use them know. */
-bool frame_queue_put(struct frame_queue *queue, const uint8_t *bytes, size_t length);
+bool frame_queue_put(struct frame_queue *queue, const struct net_frame *frame);
 
 /* The oldest one, for the caller to free(); NULL if there is none. */
 struct frame *frame_queue_take(struct frame_queue *queue);

@@ -12,7 +12,7 @@
 
 enum { FILE_MAX = 64 << 10 };
 
-const char *const net_mode_names[] = {"user", "none", NULL};
+const char *const net_mode_names[] = {"user", "tap", "none", NULL};
 
 /* ---- forwards ---- */
 
@@ -92,6 +92,32 @@ const char *net_forward_text(const struct net_forward *forward, char text[NET_FO
     return text;
 }
 
+/* ---- tap devices ---- */
+
+/* The kernel's rules for names (dev_valid_name()); and it would put a number for %d. */
+static bool is_device_name(const char *name)
+{
+    if (name[0] == '\0' || strlen(name) >= IFNAMSIZ || strcmp(name, ".") == 0 ||
+        strcmp(name, "..") == 0)
+        return false;
+    for (; *name != '\0'; name++)
+        if (*name <= ' ' || *name > '~' || strchr("/:%", *name) != NULL)
+            return false;
+    return true;
+}
+
+int net_settings_set_tap(struct net_settings *settings, const char *name, struct error *err)
+{
+    if (!is_device_name(name)) {
+        error_set(err, STATUS_USAGE, EINVAL, "'%.60s' cannot be the name of a tap device", name);
+        error_hint(err, "name one that is there, like --net tap=tap0; ip tuntap lists them");
+        return -EINVAL;
+    }
+    settings->mode = NET_MODE_TAP;
+    memcpy(settings->tap, name, strlen(name) + 1);
+    return 0;
+}
+
 /* ---- addresses ---- */
 
 enum { MAC_GROUP = 1, MAC_LOCAL = 2 };
@@ -122,8 +148,8 @@ json_t *net_settings_to_json(const struct net_settings *settings)
     for (size_t i = 0; i < settings->forward_count; i++)
         json_array_append_new(forwards,
                               json_string(net_forward_text(&settings->forwards[i], text)));
-    return json_pack("{s:s, s:o, s:s*}", "mode", net_mode_names[settings->mode], "forwards",
-                     forwards, "mac",
+    return json_pack("{s:s, s:o, s:s*, s:s*}", "mode", net_mode_names[settings->mode], "forwards",
+                     forwards, "tap", settings->mode == NET_MODE_TAP ? settings->tap : NULL, "mac",
                      settings->has_mac ? manifest_mac_text(settings->mac, mac) : NULL);
 }
 
@@ -140,6 +166,10 @@ static int from_json(json_t *json, struct net_settings *out)
            strcmp(net_mode_names[settings.mode], mode) != 0)
         settings.mode++;
     if (net_mode_names[settings.mode] == NULL)
+        return -EBADMSG;
+    const char *tap = json_string_value(json_object_get(json, "tap"));
+    if (settings.mode == NET_MODE_TAP &&
+        (tap == NULL || net_settings_set_tap(&settings, tap, &ignored) < 0))
         return -EBADMSG;
     for (size_t i = 0; i < json_array_size(forwards); i++) {
         const char *text = json_string_value(json_array_get(forwards, i));

@@ -10,6 +10,7 @@
 #include "imgfmt/manifest.h"
 
 #include <jansson.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,6 +21,7 @@
 
 enum net_mode {
     NET_MODE_USER, /* a network of the machine's own, with the host as its router */
+    NET_MODE_TAP,  /* a tap device of the host's; the first card's, further ones have no link */
     NET_MODE_NONE, /* no link */
 };
 
@@ -36,11 +38,15 @@ struct net_forward {
 /* All zero: user mode, nothing forwarded, addresses as in the checkpoint. */
 struct net_settings {
     enum net_mode mode;
+    char tap[IFNAMSIZ]; /* NET_MODE_TAP: its name */
     size_t forward_count;
     struct net_forward forwards[NET_FORWARDS_MAX];
     bool has_mac;                   /* the machine has addresses of its own, */
     uint8_t mac[MANIFEST_MAC_SIZE]; /* whatever checkpoint it goes on from: its first card's */
 };
+
+/* Takes the name of a tap device. STATUS_USAGE for what cannot be one. */
+int net_settings_set_tap(struct net_settings *settings, const char *name, struct error *err);
 
 /* Makes up an address: of a single station, administered locally. */
 void net_mac_make(uint8_t mac[MANIFEST_MAC_SIZE]);
@@ -54,7 +60,8 @@ int net_forward_parse(const char *text, struct net_forward *out, struct error *e
 /* The same in full; returns text. */
 const char *net_forward_text(const struct net_forward *forward, char text[NET_FORWARD_TEXT_SIZE]);
 
-/* {"mode", "forwards"}, and "mac" if it has one; a new reference, NULL if out of memory. */
+/* {"mode", "forwards"}, and "tap" and "mac" if it has such; a new reference, NULL if out of memory.
+ */
 json_t *net_settings_to_json(const struct net_settings *settings);
 
 int net_settings_write(const char *machine_dir, const struct net_settings *settings,

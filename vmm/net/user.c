@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libslirp knows no threads: after net_user_start() only the network's own thread calls
+ * libslirp knows no threads: once it is started only the network's own thread calls
  * it. Others leave frames and wishes under `lock`, which is held for moments and
  * never while anybody else's code is called, and wake it by an eventfd.
  */
@@ -60,9 +60,12 @@ static ssize_t on_packet(const void *frame, size_t length, void *opaque)
 {
     struct net_user *net = opaque;
 
+    /* The host's sockets have checked what is in it. */
+    const struct net_frame made = {.bytes = frame, .length = length, .offload.sum = NET_SUM_GOOD};
+
     /* What comes before the start could not be answered either. */
     if (net->receive != NULL)
-        net->receive(frame, length, net->context);
+        net->receive(&made, net->context);
     return (ssize_t)length;
 }
 
@@ -161,34 +164,6 @@ static void close_network(struct net_user *net)
     net->slirp = NULL;
 }
 
-int net_user_create(unsigned index, const struct net_forward *forwards, size_t forward_count,
-                    struct net_user **out, struct error *err)
-{
-    if (forward_count > NET_FORWARDS_MAX)
-        return error_set(err, STATUS_USAGE, E2BIG, "%zu forwards are too many", forward_count);
-    struct net_user *net = calloc(1, sizeof(*net));
-    if (net == NULL)
-        return error_errno(err, ENOMEM, "cannot make the machine's network");
-    net->index = index;
-    net->forward_count = forward_count;
-    for (size_t i = 0; i < forward_count; i++)
-        net->forwards[i] = forwards[i];
-    pthread_mutex_init(&net->lock, NULL);
-    pthread_cond_init(&net->forgotten, NULL);
-    frame_queue_init(&net->sent, SENT_BYTES_MAX);
-    net->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int r = net->wake_fd < 0 ? error_errno(err, errno, "cannot make the machine's network") : 0;
-    open_network(net);
-    for (size_t i = 0; r == 0 && i < forward_count; i++)
-        r = bind_forward(net, &net->forwards[i], err);
-    if (r < 0) {
-        net_user_free(net);
-        return r;
-    }
-    *out = net;
-    return 0;
-}
-
 /* ---- from others' threads ---- */
 
 static void wake(struct net_user *net)
@@ -198,28 +173,25 @@ static void wake(struct net_user *net)
     (void)!write(net->wake_fd, &one, sizeof(one));
 }
 
-static void send_frame(const uint8_t *frame, size_t length, void *context)
+static void send_frame(const struct net_frame *frame, void *context)
 {
     struct net_user *net = context;
 
-    if (!frame_is_plain(frame, length))
+    if (!frame_is_plain(frame->bytes, frame->length))
         return;
     pthread_mutex_lock(&net->lock);
     const bool first = net->sent.first == NULL;
     net->used = true;
-    frame_queue_put(&net->sent, frame, length);
+    frame_queue_put(&net->sent, frame);
     pthread_mutex_unlock(&net->lock);
     if (first)
         wake(net);
 }
 
-struct net_backend net_user_backend(struct net_user *net)
+static void forget(void *context)
 {
-    return (struct net_backend){.send = send_frame, .context = net};
-}
+    struct net_user *net = context;
 
-void net_user_forget(struct net_user *net)
-{
     pthread_mutex_lock(&net->lock);
     /* Otherwise there is nothing to forget, and its ports stay bound throughout. */
     net->forget = net->started && net->used;
@@ -292,7 +264,7 @@ static void start_anew(struct net_user *net)
             log_event("after going back: %s", err.message);
 }
 
-/* Tells net_user_forget() that it is done. */
+/* Tells forget() that it is done. */
 static void forgotten(struct net_user *net)
 {
     pthread_mutex_lock(&net->lock);
@@ -342,10 +314,12 @@ static void *net_main(void *context)
 
 /* ---- beginning and end ---- */
 
-int net_user_start(struct net_user *net, net_receive_fn *receive, void *context, struct error *err)
+static int start(net_receive_fn *receive, void *receive_context, void *context, struct error *err)
 {
+    struct net_user *net = context;
+
     net->receive = receive;
-    net->context = context;
+    net->context = receive_context;
     int r = pthread_create(&net->thread, NULL, net_main, net);
     if (r != 0)
         return error_errno(err, r, "cannot start the machine's network");
@@ -353,9 +327,11 @@ int net_user_start(struct net_user *net, net_receive_fn *receive, void *context,
     return 0;
 }
 
-void net_user_stop(struct net_user *net)
+static void stop(void *context)
 {
-    if (net == NULL || !net->started)
+    struct net_user *net = context;
+
+    if (!net->started)
         return;
     pthread_mutex_lock(&net->lock);
     net->stop = true;
@@ -366,11 +342,11 @@ void net_user_stop(struct net_user *net)
     net->receive = NULL;
 }
 
-void net_user_free(struct net_user *net)
+static void free_user(void *context)
 {
-    if (net == NULL)
-        return;
-    net_user_stop(net);
+    struct net_user *net = context;
+
+    stop(net);
     close_network(net);
     frame_queue_clear(&net->sent);
     free(net->polls);
@@ -379,4 +355,37 @@ void net_user_free(struct net_user *net)
     pthread_cond_destroy(&net->forgotten);
     pthread_mutex_destroy(&net->lock);
     free(net);
+}
+
+int net_user_create(unsigned index, const struct net_forward *forwards, size_t forward_count,
+                    struct net_backend *out, struct error *err)
+{
+    if (forward_count > NET_FORWARDS_MAX)
+        return error_set(err, STATUS_USAGE, E2BIG, "%zu forwards are too many", forward_count);
+    struct net_user *net = calloc(1, sizeof(*net));
+    if (net == NULL)
+        return error_errno(err, ENOMEM, "cannot make the machine's network");
+    net->index = index;
+    net->forward_count = forward_count;
+    for (size_t i = 0; i < forward_count; i++)
+        net->forwards[i] = forwards[i];
+    pthread_mutex_init(&net->lock, NULL);
+    pthread_cond_init(&net->forgotten, NULL);
+    frame_queue_init(&net->sent, SENT_BYTES_MAX);
+    net->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int r = net->wake_fd < 0 ? error_errno(err, errno, "cannot make the machine's network") : 0;
+    open_network(net);
+    for (size_t i = 0; r == 0 && i < forward_count; i++)
+        r = bind_forward(net, &net->forwards[i], err);
+    if (r < 0) {
+        free_user(net);
+        return r;
+    }
+    *out = (struct net_backend){.send = send_frame,
+                                .start = start,
+                                .forget = forget,
+                                .stop = stop,
+                                .free = free_user,
+                                .context = net};
+    return 0;
 }

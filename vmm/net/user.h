@@ -13,32 +13,15 @@
 #include "vmm/net/net.h"
 #include "vmm/net/settings.h"
 
-struct net_user;
-
 /*
  * Makes network 10.0.(2 + index).0 and binds the forwards (copied): STATUS_BUSY if one's
- * port is taken. It stands still until net_user_start().
+ * port is taken. It stands still until it is started. Frames may come before the start
+ * and after the stop.
+ *
+ * Going back in time it forgets all connections, so that the guest's end of one gets a
+ * reset for an answer and not data of another time. Its free() stops it, too.
  */
 int net_user_create(unsigned index, const struct net_forward *forwards, size_t forward_count,
-                    struct net_user **out, struct error *err);
-
-/* For the card. Its frames may come before the start and after the stop. */
-struct net_backend net_user_backend(struct net_user *net);
-
-/* Starts the thread that owns the network and calls receive. */
-int net_user_start(struct net_user *net, net_receive_fn *receive, void *context, struct error *err);
-
-/*
- * The guest is going back in time: forgets all connections, so that the guest's end of
- * one gets a reset for an answer and not data of another time. Waits for the thread,
- * so without the device lock. Nothing comes from before when it returns.
- */
-void net_user_forget(struct net_user *net);
-
-/* Ends the thread; receive is not called any more. Without the device lock. */
-void net_user_stop(struct net_user *net);
-
-/* Stops, too. NULL is nothing. */
-void net_user_free(struct net_user *net);
+                    struct net_backend *out, struct error *err);
 
 #endif

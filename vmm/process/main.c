@@ -128,7 +128,8 @@ int process_build_board(struct process *p, bool keep_overlays, bool boot, bool c
     };
 
     process_forget_stop(p);
-    int r = board_create(p->store, m, p->dir, keep_overlays, &p->net, &events, &p->board, err);
+    int r =
+        board_create(p->store, m, p->dir, keep_overlays, &p->net, p->tap, &events, &p->board, err);
     if (r < 0)
         return r;
     boot = boot || m->kind == CHECKPOINT_COLD;
@@ -420,6 +421,8 @@ static int prepare(struct process *p, struct error *err)
         p->net.mode = NET_MODE_NONE;
         p->net.forward_count = 0;
     }
+    if (p->net.mode == NET_MODE_TAP && (r = net_tap_open(p->net.tap, &p->tap, err)) < 0)
+        return r;
     memory_open_pagemap();
     stats_open(p);
     return control_bind(p, err);
@@ -509,9 +512,19 @@ static void tear_down(struct process *p)
     }
     finish_save(p);
     process_free_board(p);
+    net_tap_close(p->tap);
     console_close(p->console);
     store_close(p->store);
     log_end(p); /* the last thing: whoever reads that may start it again */
+}
+
+/* After a start that failed: whoever reads the report may try again at once. */
+static void give_back(struct process *p)
+{
+    control_close(p);
+    net_tap_close(p->tap);
+    if (p->lock_fd >= 0)
+        close(p->lock_fd);
 }
 
 static void write_end(struct process *p)
@@ -543,9 +556,7 @@ int machine_process_main(const char *home_root, const char *name, int ready_fd)
             r = set_up(p, &err);
     }
     if (r < 0)
-        control_close(p);
-    if (r < 0 && p->lock_fd >= 0)
-        close(p->lock_fd); /* whoever reads the report may start it again at once */
+        give_back(p);
     if (r == 0)
         log_start(p);
     report(ready_fd, r, &err);

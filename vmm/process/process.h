@@ -80,6 +80,7 @@ struct process {
     int lock_fd;
     struct machine_start start;
     struct net_settings net;
+    struct net_tap *tap; /* NET_MODE_TAP: opened before the sandbox, kept for all boards */
     struct store *store;
     struct board *board;
     struct checkpoint_base base;

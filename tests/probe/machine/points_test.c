@@ -66,7 +66,7 @@ static struct board *make_board(struct machine *m, const char *name)
     struct error err = ERROR_INIT;
 
     assert_int_equal(io_make_dirs(dir, 0700), 0);
-    if (board_create(m->store, &m->manifest, dir, false, &net, &events, &board, &err) < 0)
+    if (board_create(m->store, &m->manifest, dir, false, &net, NULL, &events, &board, &err) < 0)
         fail_msg("%s", err.message);
     return board;
 }

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-static const char *const colors[] = {"red", "green", NULL};
+static const char *const colors[] = {"red", "green", "rgb=", NULL};
 
 static const struct option_spec options[] = {
     {.name = "force", .letter = 'f'},
@@ -173,6 +173,17 @@ static void choices_are_checked(void **state)
     assert_non_null(strstr(f->err.hint, "red, green"));
 }
 
+static void a_choice_may_be_one_to_be_completed(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(parse(f, &verb, WORDS("a", "--color", "rgb=#102030")), 0);
+    assert_string_equal(arguments_text(&f->args, "color", ""), "rgb=#102030");
+    assert_usage_error(f, WORDS("a", "--color", "rgb="), "rgb=");
+    assert_usage_error(f, WORDS("a", "--color", "rgb"), "rgb");
+    assert_usage_error(f, WORDS("a", "--color", "green=1"), "green=1");
+}
+
 static void mistyped_options_get_the_nearest(void **state)
 {
     struct fixture *f = *state;
@@ -248,6 +259,7 @@ int main(void)
         TEST(numbers_are_checked),
         TEST(memory_without_a_unit_gets_a_hint),
         TEST(choices_are_checked),
+        TEST(a_choice_may_be_one_to_be_completed),
         TEST(mistyped_options_get_the_nearest),
         TEST(missing_and_superfluous_values_are_refused),
         TEST(operands_are_counted),

@@ -73,6 +73,7 @@ static void values_are_what_the_option_takes(void **state)
     (void)state;
     OFFERED("continue host ", "clone", "web@one", "--clock", "");
     OFFERED("host ", "clone", "--clock", "h");
+    OFFERED("user tap= none ", "run", "--net", "");
     OFFERED(COMPLETE_LINE_FILE " ", "run", "--kernel", "");
     OFFERED("", "run", "--name", "");
     OFFERED("", "clone", "-n", "");

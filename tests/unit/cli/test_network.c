@@ -2,6 +2,8 @@
 /* --net and --publish. */
 #include "cli/network.h"
 
+#include "base/cleanup.h"
+#include "base/io.h"
 #include "test.h"
 
 #include <string.h>
@@ -53,6 +55,17 @@ static void a_mode_is_taken(void **state)
     assert_int_equal(SETTINGS("--net=none").settings.mode, NET_MODE_NONE);
 }
 
+static void a_tap_device_is_taken(void **state)
+{
+    const struct result result = SETTINGS("--net", "tap=vm7");
+
+    (void)state;
+    assert_int_equal(result.r, 0);
+    assert_true(result.given);
+    assert_int_equal(result.settings.mode, NET_MODE_TAP);
+    assert_string_equal(result.settings.tap, "vm7");
+}
+
 static void all_ports_are_taken(void **state)
 {
     const struct result result = SETTINGS("-p", "8080:80", "--publish=0.0.0.0:53:53/udp");
@@ -76,6 +89,8 @@ static void what_cannot_be_is_refused(void **state)
     (void)state;
     assert_usage(SETTINGS("-p", "80"));
     assert_usage(SETTINGS("-p", "8080:80", "--net", "none"));
+    assert_usage(SETTINGS("-p", "8080:80", "--net", "tap=vm7"));
+    assert_usage(SETTINGS("--net", "tap=a/b"));
     assert_usage(SETTINGS("-p", "8080:80", "-p", "8080:81"));
     assert_int_equal(SETTINGS("-p", "8080:80", "-p", "8080:80/udp").r, 0);
     assert_int_equal(SETTINGS("-p", "8080:80", "-p", "127.0.0.2:8080:80").r, 0);
@@ -96,6 +111,58 @@ static void more_ports_than_can_be_forwarded_are_refused(void **state)
     assert_int_equal(settings_of(words).settings.forward_count, NET_FORWARDS_MAX);
 }
 
+/* A home with a machine web. */
+struct folder {
+    struct home home;
+    char machines[40];
+};
+
+static int make_home(void **state)
+{
+    struct folder *folder = calloc(1, sizeof(*folder));
+
+    memcpy(folder->machines, "/tmp/stasis-test-cli-XXXXXX", 28);
+    if (mkdtemp(folder->machines) == NULL)
+        return -1;
+    folder->home.machines = folder->machines;
+    _cleanup_free_ char *dir = home_machine_dir(&folder->home, "web");
+    *state = folder;
+    return io_make_dirs(dir, 0700);
+}
+
+static int remove_home(void **state)
+{
+    struct folder *folder = *state;
+
+    io_remove_tree(folder->machines);
+    free(folder);
+    return 0;
+}
+
+static void who_clones_a_machine_with_a_tap_says_how_it_is_connected(void **state)
+{
+    static const char *const of_it[] = {"web", "web@before"};
+    static const char *const others[] = {"api", "debian:12", "0123abcd", "web@"};
+    const struct folder *folder = *state;
+    _cleanup_free_ char *dir = home_machine_dir(&folder->home, "web");
+    struct net_settings net = {0};
+
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(network_refuse_shared_tap(&folder->home, of_it[i], false, NULL), 0);
+    assert_int_equal(net_settings_set_tap(&net, "vm7", NULL), 0);
+    assert_int_equal(net_settings_write(dir, &net, NULL), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct error err = ERROR_INIT;
+        assert_true(network_refuse_shared_tap(&folder->home, of_it[i], false, &err) < 0);
+        assert_int_equal(err.status, STATUS_USAGE);
+        assert_non_null(strstr(err.message, "vm7"));
+        assert_non_null(strstr(err.hint, "--net tap="));
+        assert_int_equal(network_refuse_shared_tap(&folder->home, of_it[i], true, NULL), 0);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(network_refuse_shared_tap(&folder->home, others[i], false, NULL), 0);
+}
+
 static void machines_that_run_stay_as_they_are(void **state)
 {
     struct error err = ERROR_INIT;
@@ -112,9 +179,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_options_nothing_is_said),
         cmocka_unit_test(a_mode_is_taken),
+        cmocka_unit_test(a_tap_device_is_taken),
         cmocka_unit_test(all_ports_are_taken),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(more_ports_than_can_be_forwarded_are_refused),
+        cmocka_unit_test_setup_teardown(who_clones_a_machine_with_a_tap_says_how_it_is_connected,
+                                        make_home, remove_home),
         cmocka_unit_test(machines_that_run_stay_as_they_are),
     };
 

@@ -224,6 +224,7 @@ static bool is_restored(const char *file)
     static const char *const elsewhere[] = {
         "device-virtio-mmio-1.state",
         "device-virtio-net-1.state",
+        "device-virtio-net-2.state",
         "device-virtio-balloon-1.state",
         "device-virtio-vsock-1.state",
     };

@@ -65,8 +65,8 @@ static void addresses_are_kept_in_the_file(void **state)
     const struct net_settings settings = {.has_mac = true, .mac = {2, 3, 4, 5, 6, 7}};
     static const char *const wrong[] = {"{\"forwards\":[],\"mac\":7,\"mode\":\"user\"}",
                                         "{\"forwards\":[],\"mac\":\"\",\"mode\":\"user\"}",
-                                        "{\"forwards\":[],\"mac\":\"03:00:00:00:00:01\","
-                                        "\"mode\":\"user\"}"};
+                                        ("{\"forwards\":[],\"mac\":\"03:00:00:00:00:01\","
+                                         "\"mode\":\"user\"}")};
     char dir[] = "/tmp/stasis-test-XXXXXX";
     struct net_settings read;
 
@@ -120,6 +120,28 @@ static void what_is_no_forward_is_refused(void **state)
     }
 }
 
+static void names_of_tap_devices_are_checked(void **state)
+{
+    static const char *const wrong[] = {"",      ".",     "..",     "a/b",      "a:1",
+                                        "tap%d", "two s", "line\n", "\xc3\xa4", "0123456789abcdef"};
+    static const char *const right[] = {"t", "tap0", "vm-web.1", "0123456789abcde"};
+    struct net_settings settings = {0};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        struct error err = ERROR_INIT;
+        assert_int_equal(net_settings_set_tap(&settings, wrong[i], &err), -EINVAL);
+        assert_int_equal(err.status, STATUS_USAGE);
+        assert_true(err.hint[0] != '\0');
+        assert_int_equal(settings.mode, NET_MODE_USER);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(right); i++) {
+        assert_int_equal(net_settings_set_tap(&settings, right[i], NULL), 0);
+        assert_int_equal(settings.mode, NET_MODE_TAP);
+        assert_string_equal(settings.tap, right[i]);
+    }
+}
+
 struct folder {
     char dir[40];
     char *path;
@@ -168,6 +190,12 @@ static void settings_are_kept(void **state)
         assert_string_equal(net_forward_text(&read.forwards[i], a),
                             net_forward_text(&written.forwards[i], b));
     }
+    written = (struct net_settings){0};
+    must(net_settings_set_tap(&written, "tap0", &err), &err);
+    must(net_settings_write(folder->dir, &written, &err), &err);
+    must(net_settings_read(folder->dir, &read, &err), &err);
+    assert_int_equal(read.mode, NET_MODE_TAP);
+    assert_string_equal(read.tap, "tap0");
     written = (struct net_settings){.mode = NET_MODE_NONE};
     must(net_settings_write(folder->dir, &written, &err), &err);
     must(net_settings_read(folder->dir, &read, &err), &err);
@@ -193,6 +221,8 @@ static void damaged_settings_are_told(void **state)
         "[]",
         "{}",
         "{\"mode\":\"tap\",\"forwards\":[]}",
+        "{\"mode\":\"tap\",\"forwards\":[],\"tap\":7}",
+        "{\"mode\":\"tap\",\"forwards\":[],\"tap\":\"a/b\"}",
         "{\"mode\":7,\"forwards\":[]}",
         "{\"mode\":\"user\",\"forwards\":[\"80\"]}",
         "{\"mode\":\"user\",\"forwards\":[80]}",
@@ -211,6 +241,11 @@ static void damaged_settings_are_told(void **state)
 
 /* ---- frames ---- */
 
+static bool put(struct frame_queue *queue, const uint8_t *bytes, size_t length)
+{
+    return frame_queue_put(queue, &(struct net_frame){.bytes = bytes, .length = length});
+}
+
 static void frames_leave_in_the_order_they_came(void **state)
 {
     struct frame_queue queue;
@@ -219,7 +254,7 @@ static void frames_leave_in_the_order_they_came(void **state)
     frame_queue_init(&queue, 10000);
     for (unsigned round = 0; round < 3; round++) {
         for (uint8_t i = 0; i < 9; i++)
-            assert_true(frame_queue_put(&queue, &i, i % 2));
+            assert_true(put(&queue, &i, i % 2));
         for (uint8_t i = 0; i < 9; i++) {
             struct frame *frame = frame_queue_take(&queue);
             assert_int_equal(frame->length, i % 2);
@@ -240,15 +275,15 @@ static void a_full_queue_takes_nothing(void **state)
 
     (void)state;
     frame_queue_init(&queue, 3 * FRAME_SIZE_MAX);
-    assert_false(frame_queue_put(&queue, bytes, sizeof(bytes)));
-    while (frame_queue_put(&queue, bytes, FRAME_SIZE_MAX))
+    assert_false(put(&queue, bytes, sizeof(bytes)));
+    while (put(&queue, bytes, FRAME_SIZE_MAX))
         count++;
     assert_int_equal(count, 2); /* what is kept beside a frame counts */
-    while (frame_queue_put(&queue, bytes, 0))
+    while (put(&queue, bytes, 0))
         count++;
     assert_in_range(count, 100, 10000);
     free(frame_queue_take(&queue));
-    assert_true(frame_queue_put(&queue, bytes, FRAME_SIZE_MAX));
+    assert_true(put(&queue, bytes, FRAME_SIZE_MAX));
     frame_queue_clear(&queue);
     assert_null(frame_queue_take(&queue));
     assert_int_equal(queue.memory_bytes, 0);
@@ -263,6 +298,7 @@ int main(void)
         cmocka_unit_test(made_up_addresses_are_of_single_stations),
         cmocka_unit_test(addresses_are_kept_in_the_file),
         cmocka_unit_test(what_is_no_forward_is_refused),
+        cmocka_unit_test(names_of_tap_devices_are_checked),
         FILE_TEST(settings_are_kept),
         FILE_TEST(without_settings_there_is_a_network_and_nothing_is_forwarded),
         FILE_TEST(damaged_settings_are_told),

@@ -42,8 +42,7 @@ static const uint8_t guest_ip[4] = {10, 0, 2, 15};
 static const uint8_t router_ip[4] = {10, 0, 2, 2};
 
 struct guest {
-    struct net_user *net;
-    struct net_backend backend;
+    struct net_backend net;
     pthread_mutex_t lock;
     pthread_cond_t came;
     struct frame_queue frames;
@@ -51,14 +50,20 @@ struct guest {
     size_t option_bytes; /* in the IPv4 headers it sends */
 };
 
-static void on_frame(const uint8_t *frame, size_t length, void *context)
+static void on_frame(const struct net_frame *frame, void *context)
 {
     struct guest *g = context;
 
     pthread_mutex_lock(&g->lock);
-    frame_queue_put(&g->frames, frame, length);
+    frame_queue_put(&g->frames, frame);
     pthread_cond_signal(&g->came);
     pthread_mutex_unlock(&g->lock);
+}
+
+static void free_network(const struct net_backend *net)
+{
+    if (net->free != NULL)
+        net->free(net->context);
 }
 
 static int set_up(void **state)
@@ -81,7 +86,7 @@ static int tear_down(void **state)
 {
     struct guest *g = *state;
 
-    net_user_free(g->net);
+    free_network(&g->net);
     frame_queue_clear(&g->frames);
     pthread_cond_destroy(&g->came);
     pthread_mutex_destroy(&g->lock);
@@ -95,19 +100,18 @@ static void create(struct guest *g, const struct net_forward *forwards, size_t c
 
     if (net_user_create(0, forwards, count, &g->net, &err) < 0)
         fail_msg("%s", err.message);
-    g->backend = net_user_backend(g->net);
 }
 
 static void start(struct guest *g)
 {
-    assert_int_equal(net_user_start(g->net, on_frame, g, NULL), 0);
+    assert_int_equal(g->net.start(on_frame, g, g->net.context, NULL), 0);
 }
 
 /* ---- frames ---- */
 
 static void send_raw(struct guest *g, const uint8_t *frame, size_t length)
 {
-    g->backend.send(frame, length, g->backend.context);
+    g->net.send(&(struct net_frame){.bytes = frame, .length = length}, g->net.context);
 }
 
 static void store_be16(uint8_t *p, uint16_t v)
@@ -408,7 +412,7 @@ static void after_going_back_old_connections_are_reset_at_both_ends(void **state
     s.flags = TCP_ACK | TCP_PSH;
     send_segment(g, &s, "one");
     assert_host_hears(fd, "one");
-    net_user_forget(g->net);
+    g->net.forget(g->net.context);
     assert_true(recv(fd, &byte, 1, 0) <= 0);
     assert_int_not_equal(errno, EAGAIN);
     send_segment(g, &s, "two"); /* the guest has gone back, and says something else */
@@ -429,7 +433,7 @@ static void after_going_back_forwards_lead_to_the_guest_again(void **state)
     for (unsigned i = 0; i < 3; i++) {
         send_segment(g, &(struct segment){.from = 9, .to = 9, .flags = TCP_ACK}, "");
         wait_for_segment(g, TCP_RST);
-        net_user_forget(g->net);
+        g->net.forget(g->net.context);
         _cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
         assert_int_equal(wait_for_segment(g, TCP_SYN).to, 80);
@@ -441,12 +445,12 @@ static void a_network_that_does_not_run_forgets_at_once(void **state)
     struct guest *g = *state;
 
     create(g, NULL, 0);
-    net_user_forget(g->net);
+    g->net.forget(g->net.context);
     send_raw(g, broadcast, sizeof(broadcast));
-    net_user_forget(g->net);
+    g->net.forget(g->net.context);
     start(g);
-    net_user_stop(g->net);
-    net_user_forget(g->net);
+    g->net.stop(g->net.context);
+    g->net.forget(g->net.context);
 }
 
 static void a_port_that_is_taken_is_told(void **state)
@@ -464,7 +468,7 @@ static void a_port_that_is_taken_is_told(void **state)
     snprintf(text, sizeof(text), "%u", port);
     assert_non_null(strstr(err.message, text));
     assert_true(err.hint[0] != '\0');
-    assert_null(g->net);
+    assert_null(g->net.context);
     create(g, forwards, 1); /* and the first is free again */
 }
 
@@ -472,14 +476,14 @@ static void two_machines_cannot_have_one_udp_port(void **state)
 {
     struct guest *g = *state;
     struct net_forward forward = forward_to_80(free_port());
-    struct net_user *second = NULL;
+    struct net_backend second = {0};
     struct error err = ERROR_INIT;
 
     forward.udp = true;
     create(g, &forward, 1);
     assert_int_equal(net_user_create(0, &forward, 1, &second, &err), -EADDRINUSE);
     assert_int_equal(err.status, STATUS_BUSY);
-    net_user_free(second);
+    free_network(&second);
 }
 
 /* A packet without anything special to the router, UDP. */
@@ -579,7 +583,7 @@ static void a_hostile_guest_is_survived(void **state)
         }
         send_raw(g, frame, i % 3 == 1 ? sizeof(frame) : FRAME_SIZE_MIN + noise % 400);
     }
-    net_user_stop(g->net);
+    g->net.stop(g->net.context);
     send_raw(g, frame, 60); /* lost */
 }
 
