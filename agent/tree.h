@@ -23,7 +23,15 @@ struct tree_options {
     /* May be NULL. One line about something that was left out. */
     void (*warn)(const char *text, void *context);
     void *context;
+    /* For whoever receives: the path that the other end was asked for. What comes must have
+     * its name, because a hostile end could choose one: ".ssh", where the destination is a
+     * home. NULL: any. */
+    const char *asked;
 };
+
+/* The name that goes with what is at path: its last component, or "." if that has none of
+ * its own, and it is the content that is sent. The caller frees; NULL: out of memory. */
+char *tree_name(const char *path);
 
 /*
  * Sends the file or directory at path; a symbolic link at path itself is followed,

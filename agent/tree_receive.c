@@ -31,6 +31,7 @@ struct receiver {
     unsigned depth;               /* used ones */
     char first[NAME_MAX + 1];     /* the first entry's name, if the path tells it */
     bool named;
+    char *asked;  /* what the first entry must be called, or NULL */
     bool started; /* the first entry has come */
     /* the file that is being written */
     int file; /* -1: none */
@@ -253,6 +254,9 @@ static int take_entry(struct receiver *rx, const struct frame *frame)
 
     if (rx->file >= 0 || agent_entry_decode(frame, first, &entry) < 0 || (!first && rx->depth < 2))
         return protocol_error(rx);
+    if (first && rx->asked != NULL && strcmp(entry.name, rx->asked) != 0)
+        return error_set(rx->err, STATUS_CORRUPT, EBADMSG, "something else came than %s",
+                         rx->options->asked);
     rx->started = true;
     const bool content = first && strcmp(entry.name, ".") == 0;
     if (content && frame->type != AGENT_DIRECTORY)
@@ -327,6 +331,7 @@ static void clear(struct receiver *rx)
     while (rx->depth > 0)
         close(rx->stack[--rx->depth].fd);
     free(rx->stack);
+    free(rx->asked);
 }
 
 int tree_receive(struct channel *ch, const char *path, const struct tree_options *options,
@@ -335,8 +340,12 @@ int tree_receive(struct channel *ch, const char *path, const struct tree_options
     struct receiver rx = {.ch = ch, .options = options, .path = path, .err = err, .file = -1};
 
     rx.stack = calloc(TREE_DEPTH_MAX, sizeof(*rx.stack));
-    if (rx.stack == NULL)
+    if (options->asked != NULL)
+        rx.asked = tree_name(options->asked);
+    if (rx.stack == NULL || (options->asked != NULL && rx.asked == NULL)) {
+        clear(&rx);
         return error_errno(err, ENOMEM, "cannot copy");
+    }
     int r = find_destination(&rx);
     if (r >= 0)
         r = receive_all(&rx);

@@ -281,16 +281,20 @@ static int send_opened(struct sender *s, int fd, const struct level *level, cons
     return r;
 }
 
-/* The last component; "." for a path that names none. Writes into path. */
-static const char *base_of(char *path)
+char *tree_name(const char *path)
 {
     size_t length = strlen(path);
 
     while (length > 1 && path[length - 1] == '/')
-        path[--length] = '\0';
-    const char *slash = strrchr(path, '/');
-    const char *base = slash != NULL ? slash + 1 : path;
-    return base[0] == '\0' || strcmp(base, "..") == 0 ? "." : base;
+        length--;
+    size_t at = length;
+    while (at > 0 && path[at - 1] != '/')
+        at--;
+    char *name = strndup(path + at, length - at);
+    if (name == NULL || (name[0] != '\0' && strcmp(name, "..") != 0))
+        return name;
+    free(name);
+    return strdup(".");
 }
 
 int tree_send(struct channel *ch, const char *path, const struct tree_options *options,
@@ -298,14 +302,16 @@ int tree_send(struct channel *ch, const char *path, const struct tree_options *o
 {
     struct error local = ERROR_INIT;
     struct sender s = {.ch = ch, .options = options, .err = &local};
-    _cleanup_free_ char *copy = strdup(path);
+    _cleanup_free_ char *name = tree_name(path);
     _cleanup_close_ int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 
-    if (copy == NULL)
+    const int errnum = errno;
+
+    if (name == NULL)
         return error_errno(err, ENOMEM, "cannot copy");
     if (fd < 0)
-        return error_errno(err, errno, "cannot read %s", path);
-    int r = send_opened(&s, fd, NULL, base_of(copy));
+        return error_errno(err, errnum, "cannot read %s", path);
+    int r = send_opened(&s, fd, NULL, name);
     if (r >= 0)
         r = put(&s, AGENT_TREE_END, NULL, 0, NULL, 0);
     if (r >= 0 && (r = channel_send_all(ch)) < 0)

@@ -149,15 +149,6 @@ static int put_directory(struct packer *p, const struct tree_entry *entry, const
     return r < 0 ? r : put(p, AGENT_DIRECTORY_END, NULL, 0, NULL, 0);
 }
 
-/* The last component; "." for what has no name of its own. */
-static const char *base_of(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    const char *base = slash != NULL ? slash + 1 : path;
-
-    return base[0] == '\0' || strcmp(base, "..") == 0 ? "." : base;
-}
-
 static int pack(struct packer *p)
 {
     struct tree_entry entry;
@@ -165,7 +156,9 @@ static int pack(struct packer *p)
     int r = inside_find(p->tree, p->path, &entry, &p->err);
     if (r < 0)
         return r;
-    const char *name = base_of(p->path->path);
+    _cleanup_free_ char *name = tree_name(p->path->path);
+    if (name == NULL)
+        return error_errno(&p->err, ENOMEM, "cannot copy");
     if (S_ISDIR(entry.st.st_mode))
         r = put_directory(p, &entry, name);
     else if (S_ISREG(entry.st.st_mode))

@@ -19,15 +19,21 @@ struct place {
     char machine[MACHINE_NAME_MAX + 2]; /* "": here, or a checkpoint */
     bool checkpoint;                    /* path is REF:PATH */
     const char *path;
+    const char *inside; /* PATH */
 };
 
-/* Something that only a checkpoint or image is called: "web@one", "debian:12", an id. */
-static bool is_checkpoint(const char *text, size_t length, const char *path)
+/* PATH behind something that only a checkpoint or image is called ("web@one",
+ * "debian:12", an id); NULL if this is none. */
+static const char *find_inside(const char *text, size_t length, const char *path)
 {
     const size_t tag = strcspn(path, "/:");
 
-    return memchr(text, '@', length) != NULL || path[tag] == ':' ||
-           (length >= ID_DIGITS_MIN && strspn(text, "0123456789abcdef") == length);
+    if (memchr(text, '@', length) == NULL && path[tag] == ':')
+        return path + tag + 1;
+    return memchr(text, '@', length) != NULL ||
+                   (length >= ID_DIGITS_MIN && strspn(text, "0123456789abcdef") == length)
+               ? path
+               : NULL;
 }
 
 static int parse_place(const char *text, struct place *out, struct error *err)
@@ -39,7 +45,8 @@ static int parse_place(const char *text, struct place *out, struct error *err)
     if (colon == NULL || (slash != NULL && slash < colon))
         return 0;
     const size_t length = (size_t)(colon - text);
-    if (is_checkpoint(text, length, colon + 1)) {
+    out->inside = find_inside(text, length, colon + 1);
+    if (out->inside != NULL) {
         out->checkpoint = true;
         return 0;
     }
@@ -47,7 +54,7 @@ static int parse_place(const char *text, struct place *out, struct error *err)
         return error_set(err, STATUS_USAGE, EINVAL, "'%s' names no machine", text);
     memcpy(out->machine, text, length);
     out->machine[length] = '\0';
-    out->path = colon[1] != '\0' ? colon + 1 : ".";
+    out->path = out->inside = colon[1] != '\0' ? colon + 1 : ".";
     if (home_name_is_valid(out->machine))
         return 0;
     return error_set(err, STATUS_USAGE, EINVAL, "'%s' cannot be the name of a machine",
@@ -138,12 +145,13 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
     struct place from, to;
     struct job job = {.cli = cli};
     /* What a guest says of set-user-id means nothing here. */
-    const struct tree_options options = {
+    struct tree_options options = {
         .progress = advance, .warn = remark, .context = &job, .mode_mask = 0777};
 
     int r = parse_places(args, &from, &to, err);
     if (r < 0)
         return r;
+    options.asked = from.inside;
     progress_begin(&job.progress, "copying", 0);
     r = from.checkpoint ? unpack_checkpoint(cli, from.path, to.path, &options, err)
                         : copy_guest(cli, &from, &to, &options, err);

@@ -266,9 +266,11 @@ static void add_entry(struct buffer *out, const struct entry_spec *spec)
     fixture_frame(out, spec->type, payload.data, payload.length);
 }
 
-/* Receives into DIR/box what an agent like this sends. */
-static int receive(const struct fixture *f, const struct buffer *bytes, struct error *err)
+/* Receives into DIR/box what an agent like this sends that was asked for a path. */
+static int receive_asked(const struct fixture *f, const struct buffer *bytes, const char *asked,
+                         struct error *err)
 {
+    struct tree_options options = plain;
     _cleanup_free_ char *box = fixture_path(f, "box");
     struct channel ch;
     int fds[2];
@@ -279,10 +281,16 @@ static int receive(const struct fixture *f, const struct buffer *bytes, struct e
     assert_int_equal(io_write_full(fds[1], bytes->data, bytes->length), 0);
     shutdown(fds[1], SHUT_WR);
     channel_init(&ch, fds[0], SHORT_MS);
-    int r = tree_receive(&ch, box, &plain, err);
+    options.asked = asked;
+    int r = tree_receive(&ch, box, &options, err);
     channel_clear(&ch);
     close(fds[1]);
     return r;
+}
+
+static int receive(const struct fixture *f, const struct buffer *bytes, struct error *err)
+{
+    return receive_asked(f, bytes, NULL, err);
 }
 
 static void names_cannot_lead_out(void **state)
@@ -294,6 +302,31 @@ static void names_cannot_lead_out(void **state)
         struct error err = ERROR_INIT;
         add_entry(&bytes, &(struct entry_spec){AGENT_FILE, names[i], NULL});
         assert_int_equal(receive(*state, &bytes, &err), -EBADMSG);
+    }
+}
+
+/* Whoever copies a report into his home does not want a .bashrc there. */
+static void only_what_was_asked_for_comes(void **state)
+{
+    static const struct {
+        const char *asked, *sent;
+        bool good;
+    } cases[] = {
+        {"/etc/hosts", "hosts", true}, {"hosts", "hosts", true},   {"/var/log//", "log", true},
+        {"/etc/hosts", ".ssh", false}, {"/etc/hosts", ".", false}, {"/etc/.", ".", true},
+        {"/etc/.", "etc", false},      {"/", ".", true},           {"..", ".", true},
+        {"/etc/hosts", "etc", false},  {".", ".bashrc", false},    {"", ".", true},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        _cleanup_(buffer_clear) struct buffer bytes = {0};
+        struct error err = ERROR_INIT;
+        add_entry(&bytes, &(struct entry_spec){AGENT_DIRECTORY, cases[i].sent, NULL});
+        fixture_frame(&bytes, AGENT_DIRECTORY_END, NULL, 0);
+        fixture_frame(&bytes, AGENT_TREE_END, NULL, 0);
+        const int r = receive_asked(*state, &bytes, cases[i].asked, &err);
+        if (r != (cases[i].good ? 0 : -EBADMSG))
+            fail_msg("%s for %s: %d %s", cases[i].sent, cases[i].asked, r, err.message);
     }
 }
 
@@ -468,6 +501,7 @@ int main(void)
         cmocka_unit_test(answers_that_cannot_be_are_refused),
         cmocka_unit_test(output_and_code_are_believed),
         cmocka_unit_test(names_cannot_lead_out),
+        cmocka_unit_test(only_what_was_asked_for_comes),
         cmocka_unit_test(a_link_that_was_sent_is_not_entered),
         cmocka_unit_test(a_link_that_was_sent_is_not_written_through),
         cmocka_unit_test(frames_out_of_order_are_refused),

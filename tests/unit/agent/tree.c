@@ -67,8 +67,11 @@ static int copy_out(const struct fixture *f, const char *from, const char *to, s
     _cleanup_free_ char *destination = fixture_path(f, to);
     struct channel ch;
 
+    struct tree_options asking = options;
+
+    asking.asked = source;
     ask(f, AGENT_COPY_OUT, source, &ch);
-    int r = tree_receive(&ch, destination, &options, err);
+    int r = tree_receive(&ch, destination, &asking, err);
     channel_clear(&ch);
     return r;
 }
