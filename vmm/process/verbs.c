@@ -54,14 +54,20 @@ static bool refuse_while_ending(struct process *p, struct client *client)
     return true;
 }
 
-static void hold(struct process *p)
+/* Guest time with it. It is paused already. */
+static void stand_still(struct process *p)
 {
     struct error err;
 
+    if (board_freeze(p->board, &err) < 0)
+        log_event("guest time goes on while %s is held: %s", p->name, err.message);
+}
+
+static void hold(struct process *p)
+{
     board_pause(p->board);
     p->paused = true;
-    if (board_freeze(p->board, &err) < 0)
-        log_event("guest time goes on while it is paused: %s", err.message);
+    stand_still(p);
 }
 
 static bool verb_pause(struct process *p, struct client *client, json_t *args)
@@ -180,7 +186,9 @@ static int begin_job(struct process *p, struct save_job *job, struct error *err)
         r = save_begin(job->save, err);
     if (r < 0)
         save_give_back(job->save);
-    if (!p->paused && !(r == 0 && job->then_quit))
+    if (r == 0 && job->then_quit)
+        stand_still(p); /* it goes on if the save fails */
+    else if (!p->paused)
         board_resume(p->board);
     job->pause_us = (clock_monotonic_ns() - before) / 1000;
     return r;

@@ -3,11 +3,14 @@
  * home lies on a small tmpfs; without the right to mount one, this is skipped. */
 #include "harness.h"
 
+#include "base/clock.h"
 #include "base/io.h"
+#include "vmm/control/client.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/statvfs.h>
@@ -149,6 +152,62 @@ static void save_and_stop_that_does_not_fit_goes_on(void **state)
     done(site, &guest, ballast);
 }
 
+/* Keeps all writers from the store: saves wait. */
+static sqlite3 *lock_store(struct site *site)
+{
+    char *path = io_format("%s/catalogue.db", site->home.store);
+    sqlite3 *db = NULL;
+
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    sqlite3_busy_timeout(db, 60000);
+    assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    free(path);
+    return db;
+}
+
+static void wait_until_it_is_saving(struct site *site)
+{
+    char *path = home_machine_socket(&site->home, "m");
+    bool saving = false;
+
+    while (!saving) {
+        struct error err = ERROR_INIT;
+        json_t *status = NULL;
+        assert_int_equal(control_request(path, "status", NULL, &status, &err), 0);
+        saving = json_is_true(json_object_get(status, "saving"));
+        json_decref(status);
+    }
+    free(path);
+}
+
+/* The guest does not run meanwhile, so its time does not, either. */
+static void time_stands_still_for_a_save_and_stop_that_fails(void **state)
+{
+    struct site *site = *state;
+    struct guest guest;
+    char *ballast = small_home(&guest, site);
+
+    if (strncmp(ask(&guest, "kvmclock"), "ok", 2) != 0)
+        skip();
+    guest_fill(&guest, 2);
+    leave_free(site, ballast, 3 << 20);
+    const uint64_t guest_from = ask_number(&guest, "ns", 10, "kvmclock");
+    const uint64_t from = clock_monotonic_ns();
+    sqlite3 *db = lock_store(site);
+    pid_t saving = stasis_begin(site, "save m --stop");
+    wait_until_it_is_saving(site);
+    const uint64_t held_from = clock_monotonic_ns();
+    usleep(1500000);
+    const uint64_t held_ns = clock_monotonic_ns() - held_from;
+    sqlite3_close(db);
+    assert_int_equal(stasis_end(site, saving), STATUS_FAILED);
+    const uint64_t moved_ns = ask_number(&guest, "ns", 10, "kvmclock") - guest_from;
+    const uint64_t passed_ns = clock_monotonic_ns() - from;
+    assert_true(moved_ns <= passed_ns - held_ns + passed_ns / 1000);
+    assert_int_equal(unlink(ballast), 0);
+    done(site, &guest, ballast);
+}
+
 /* The guest gets an I/O error for what its overlay cannot hold, and goes on. */
 static void a_disk_that_cannot_grow_says_so_to_the_guest(void **state)
 {
@@ -217,6 +276,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         MACHINE_TEST(a_save_that_does_not_fit_loses_nothing),
         MACHINE_TEST(save_and_stop_that_does_not_fit_goes_on),
+        MACHINE_TEST(time_stands_still_for_a_save_and_stop_that_fails),
         MACHINE_TEST(a_disk_that_cannot_grow_says_so_to_the_guest),
         MACHINE_TEST(output_that_does_not_fit_does_not_stop_the_guest),
         MACHINE_TEST(an_import_that_does_not_fit_leaves_nothing),
