@@ -78,6 +78,12 @@ static inline void store_le64(void *p, uint64_t v)
     memcpy(p, &v, sizeof(v));
 }
 
+static inline void store_be16(void *p, uint16_t v)
+{
+    v = htobe16(v);
+    memcpy(p, &v, sizeof(v));
+}
+
 static inline void store_be32(void *p, uint32_t v)
 {
     v = htobe32(v);

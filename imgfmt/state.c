@@ -81,6 +81,8 @@ const char *state_type_name(enum state_type type)
         return "virtio.balloon";
     case STATE_VIRTIO_VSOCK:
         return "virtio.vsock";
+    case STATE_NET_CONNECTIONS:
+        return "net.connections";
     }
     return "unknown";
 }

@@ -52,6 +52,7 @@ enum state_type {
     STATE_VIRTIO_NET = 83,
     STATE_VIRTIO_VSOCK = 84,
     STATE_VIRTIO_BALLOON = 85,
+    STATE_NET_CONNECTIONS = 86, /* of the guest behind a network card */
 };
 
 #define STATE_FLAG_OPTIONAL 1u

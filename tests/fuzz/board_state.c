@@ -17,7 +17,7 @@ enum {
     WRITES_MAX = 300,
     GUEST_CID = 3,
     DEVICES = 10,
-    RECORDS = 13
+    RECORDS = 14
 };
 
 static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
@@ -74,7 +74,7 @@ static struct buffer frame(const uint8_t *data, size_t size)
         {STATE_VIRTIO_MMIO, 2},    {STATE_VIRTIO_NET, 2},
         {STATE_VMGENID, 0},        {STATE_VIRTIO_MMIO, 3},
         {STATE_VIRTIO_BALLOON, 3}, {STATE_VIRTIO_MMIO, 4},
-        {STATE_VIRTIO_VSOCK, 4},
+        {STATE_VIRTIO_VSOCK, 4},   {STATE_NET_CONNECTIONS, 2},
     };
     struct buffer out = {0};
     struct state_writer w;

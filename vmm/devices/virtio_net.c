@@ -8,6 +8,8 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "vmm/devices/virtio.h"
+#include "vmm/net/checksum.h"
+#include "vmm/net/flows.h"
 #include "vmm/net/frame_queue.h"
 
 #include <errno.h>
@@ -49,8 +51,10 @@ struct net {
     bool announce;   /* the driver is asked to make itself known, and has not said it has */
     bool tell_later; /* it cannot: the card does, when it is let go */
     bool held;
+    bool resets_due; /* it was restored, and connections that are lost were not reset */
     uint8_t mac[MANIFEST_MAC_SIZE];
     struct frame_queue waiting; /* for the guest */
+    struct flows flows;
     uint8_t frame[FRAME_SIZE_MAX];
 };
 
@@ -75,20 +79,6 @@ static void net_config(void *device, uint8_t *out)
 
 /* ---- checksums ---- */
 
-/* RFC 1071. */
-static uint16_t internet_checksum(const uint8_t *bytes, size_t length)
-{
-    uint64_t sum = 0;
-
-    for (size_t i = 0; i + 1 < length; i += 2)
-        sum += load_be16(bytes + i);
-    if (length % 2 != 0)
-        sum += (uint64_t)bytes[length - 1] << 8;
-    while (sum > 0xffff)
-        sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)~sum;
-}
-
 static bool sum_fits(const struct net_offload *offload, size_t length)
 {
     return range_fits((uint64_t)offload->sum_start + offload->sum_offset, sizeof(uint16_t), length);
@@ -109,9 +99,16 @@ static void complete_sum(uint8_t *frame, size_t length, struct net_offload *offl
 
 /* ---- transmit ---- */
 
+static bool put_reset(struct net *net, const uint8_t reset[FLOW_RESET_SIZE])
+{
+    return frame_queue_put(&net->waiting,
+                           &(struct net_frame){.bytes = reset, .length = FLOW_RESET_SIZE});
+}
+
 /* False for what no network would carry, which is lost, as by a real card. */
 static bool transmit(struct net *net, const uint8_t header[HEADER_SIZE], size_t length)
 {
+    uint8_t reset[FLOW_RESET_SIZE];
     const uint8_t flags = header[offsetof(struct virtio_net_hdr_v1, flags)];
     const uint8_t gso = header[offsetof(struct virtio_net_hdr_v1, gso_type)];
     struct net_frame frame = {.bytes = net->frame, .length = length};
@@ -129,7 +126,10 @@ static bool transmit(struct net *net, const uint8_t header[HEADER_SIZE], size_t 
         if (!net->backend.completes_sums)
             complete_sum(net->frame, length, &frame.offload);
     }
-    net->backend.send(&frame, net->backend.context);
+    if (flows_sent(&net->flows, net->frame, length, reset))
+        net->backend.send(&frame, net->backend.context);
+    else if (put_reset(net, reset))
+        virtio_kick_later(net->transport);
     return true;
 }
 
@@ -205,12 +205,6 @@ static int serve_receive(struct net *net, const struct virtq_chain *chain, uint3
 }
 
 /* ---- making oneself known ---- */
-
-static void store_be16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
 
 /* What addresses the guest has, it alone knows. So, for bridges, which learn from
  * whom they hear: a question for the card's own address that nobody will answer
@@ -312,6 +306,18 @@ void virtio_net_receive(struct device *transport, const struct net_frame *frame)
         virtio_kick(transport);
 }
 
+/* For a guest that just waits for data would wait for ever. */
+static void reset_flows(struct net *net)
+{
+    uint8_t frame[FLOW_RESET_SIZE];
+
+    for (uint32_t i = 0; i < net->flows.count; i++) {
+        flows_reset(&net->flows, i, frame);
+        put_reset(net, frame);
+    }
+    net->resets_due = false;
+}
+
 void virtio_net_hold(struct device *transport, bool held)
 {
     struct net *net = virtio_device(transport);
@@ -322,6 +328,8 @@ void virtio_net_hold(struct device *transport, bool held)
     if (net->tell_later)
         tell_bridges(net);
     net->tell_later = false;
+    if (net->resets_due)
+        reset_flows(net);
     virtio_kick(transport);
 }
 
@@ -334,6 +342,8 @@ static void net_reset(void *device)
     frame_queue_clear(&net->waiting);
     net->announce = false;
     net->tell_later = false;
+    net->flows.count = 0;
+    net->resets_due = false;
 }
 
 static void net_save(void *device, uint16_t slot, struct state_writer *w)
@@ -344,6 +354,7 @@ static void net_save(void *device, uint16_t slot, struct state_writer *w)
     state_put_bytes(w, net->mac, sizeof(net->mac));
     state_put_u16(w, link_status(net));
     state_writer_end(w);
+    flows_save(&net->flows, slot, w);
 }
 
 /* Here the card may be plugged in where it was not there, or the other way round, or
@@ -366,6 +377,11 @@ static int net_restore(void *device, uint16_t slot, const void *state, size_t le
     if ((mac[0] & 1) != 0 || memcmp(mac, none, sizeof(mac)) == 0 ||
         (status & ~(record.version < RECORD_V2 ? VIRTIO_NET_S_LINK_UP : STATUS_MASK)) != 0)
         return error_corrupt(err, "the state of the network card in slot %u is out of range", slot);
+    if ((r = flows_restore(&net->flows, slot, state, length, err)) < 0)
+        return r;
+    if (net->backend.forget != NULL)
+        flows_lose(&net->flows);
+    net->resets_due = net->backend.forget != NULL;
     announce(net);
     if (net->announce || status != link_status(net) || memcmp(mac, net->mac, sizeof(mac)) != 0)
         virtio_config_changed(net->transport);

@@ -48,8 +48,8 @@ struct net_backend {
 
     /* Calls receive from now on, in a thread of its own. */
     int (*start)(net_receive_fn *receive, void *receive_context, void *context, struct error *err);
-    /* The guest is going back in time: nothing comes from before when it returns. May be
-     * NULL. */
+    /* The guest is going back in time: nothing comes from before when it returns, and
+     * nothing is known of its connections. May be NULL: they are not the network's. */
     void (*forget)(void *context);
     void (*stop)(void *context); /* receive is not called any more */
     void (*free)(void *context); /* may be NULL: it belongs to somebody else */

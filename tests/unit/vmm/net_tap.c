@@ -248,12 +248,6 @@ static int tear_down(void **state)
 
 /* ---- frames ---- */
 
-static void store_be16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
 static void make_frame(uint8_t *frame, size_t length, uint8_t seed)
 {
     memset(frame, 0xff, 6);

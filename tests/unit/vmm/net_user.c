@@ -114,12 +114,6 @@ static void send_raw(struct guest *g, const uint8_t *frame, size_t length)
     g->net.send(&(struct net_frame){.bytes = frame, .length = length}, g->net.context);
 }
 
-static void store_be16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
 static uint32_t add_up(uint32_t sum, const uint8_t *bytes, size_t length)
 {
     for (size_t i = 0; i < length; i++)

@@ -47,6 +47,7 @@ struct guest {
     uint16_t sent;    /* chains put into the transmit queue */
     uint16_t asked;   /* and into the control queue */
     unsigned arrived; /* frames at the network */
+    bool keeps;       /* the network knows connections of before a restore */
     size_t length;    /* of the last one */
     struct net_offload offload;
     uint8_t frame[FRAME_SIZE_MAX];
@@ -72,9 +73,15 @@ static void plug_into(struct guest *g, const struct net_backend *backend)
     g->d.dev = virtio_net_create(SLOT, mac, backend, g->d.mem, &irq);
 }
 
+static void on_forget(void *context)
+{
+    (void)context;
+}
+
 static void plug(struct guest *g, bool link)
 {
-    const struct net_backend backend = {.send = on_send, .context = g};
+    const struct net_backend backend = {
+        .send = on_send, .forget = g->keeps ? NULL : on_forget, .context = g};
 
     plug_into(g, link ? &backend : NULL);
 }
@@ -852,6 +859,74 @@ static void a_driver_is_told_when_the_link_is_not_as_it_was(void **state)
     assert_int_equal(irq_probe_take(&g->d.irq), 0); /* it is as it was then */
 }
 
+/* Sends a segment of TCP by which the card knows of a connection. */
+static void talk(struct guest *g)
+{
+    tx_header(g);
+    memset(tx_frame(g), 0, 60);
+    tx_frame(g)[12] = 8; /* IPv4 */
+    tx_frame(g)[14] = 0x45;
+    tx_frame(g)[14 + 9] = 6;
+    tx_frame(g)[34 + 13] = 0x10; /* ACK */
+    assert_true(send_frame(g, 60));
+}
+
+static bool got_reset(struct guest *g)
+{
+    uint32_t head, written;
+
+    return driver_take(&g->d, QUEUE, &head, &written) &&
+           at(g, DRIVER_DATA + 0x1000u * head + HEADER)[34 + 13] == 0x04;
+}
+
+/* Its network has forgotten them. */
+static void connections_of_a_restored_guest_are_reset(void **state)
+{
+    struct guest *g = *state;
+
+    talk(g);
+    assert_int_equal(g->arrived, 1);
+    _cleanup_(buffer_clear) struct buffer saved = device_save(g->d.dev);
+    offer_buffer(g);
+    virtio_net_hold(g->d.dev, true);
+    virtio_net_hold(g->d.dev, false);
+    assert_false(got_reset(g)); /* by a pause nothing is lost */
+    virtio_net_hold(g->d.dev, true);
+    assert_int_equal(device_restore(g->d.dev, &saved, NULL), 0);
+    g->d.offered = g->d.seen = 0;
+    g->sent = 1;
+    offer_buffer(g);
+    assert_false(got_reset(g)); /* it does not run yet */
+    virtio_net_hold(g->d.dev, false);
+    assert_true(got_reset(g));
+    offer_buffer(g);
+    virtio_net_hold(g->d.dev, true);
+    virtio_net_hold(g->d.dev, false);
+    assert_false(got_reset(g)); /* once, until it says something */
+    talk(g);
+    assert_true(got_reset(g));
+    assert_int_equal(g->arrived, 1);
+    _cleanup_(buffer_clear) struct buffer again = device_save(g->d.dev);
+    assert_int_equal(again.length, saved.length); /* if this is restored, too */
+}
+
+static void a_network_that_knows_the_connections_resets_nothing(void **state)
+{
+    struct guest *g = *state;
+
+    g->keeps = true;
+    plug(g, true);
+    start_driver(g);
+    talk(g);
+    _cleanup_(buffer_clear) struct buffer saved = device_save(g->d.dev);
+    assert_int_equal(device_restore(g->d.dev, &saved, NULL), 0);
+    offer_buffer(g);
+    virtio_net_hold(g->d.dev, false);
+    talk(g);
+    assert_false(got_reset(g));
+    assert_int_equal(g->arrived, 2);
+}
+
 /* Restores a card's record alone changed at one place: behind the transport's. */
 static int restore_changed(struct guest *g, size_t from_end, uint8_t value)
 {
@@ -984,6 +1059,8 @@ int main(void)
         NET_TEST(nobody_is_announced_without_a_driver),
         NET_TEST(what_waited_is_lost_by_a_restore),
         NET_TEST(a_driver_is_told_when_the_link_is_not_as_it_was),
+        NET_TEST(connections_of_a_restored_guest_are_reset),
+        NET_TEST(a_network_that_knows_the_connections_resets_nothing),
         NET_TEST(a_state_that_cannot_be_is_refused),
         NET_TEST(a_driver_is_told_when_the_address_is_not_as_it_was),
         NET_TEST(the_golden_state_of_version_1_restores),
