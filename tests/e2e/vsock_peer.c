@@ -3,11 +3,12 @@
  * vsock_peer echo ADDRESS   sends back what comes, to any number of callers at a time
  * vsock_peer join ADDRESS   standard input goes there, what comes back to standard output
  *
- * ADDRESS is vsock:CID:PORT, unix:PATH or guest:PATH:PORT, which is a port of the guest
- * behind a machine's socket. The ends of both ways are passed on apart from each other.
+ * ADDRESS is vsock:CID:PORT, tcp:IPV4:PORT, unix:PATH or guest:PATH:PORT, which is a port of
+ * the guest behind a machine's socket. The ends of both ways are passed on apart from each other.
  * Linked statically, for guests that have nothing. Exit code 3: refused; 4: the
  * connection broke.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -32,6 +34,7 @@ struct address {
     union {
         struct sockaddr any;
         struct sockaddr_vm vm;
+        struct sockaddr_in in;
         struct sockaddr_un un;
     };
     socklen_t length;
@@ -51,6 +54,15 @@ static struct address parse(char *text)
         a.vm.svm_cid = (unsigned)strtoul(rest + 1, NULL, 10);
         a.vm.svm_port = (unsigned)strtoul(last + 1, NULL, 10);
         a.length = sizeof(a.vm);
+        return a;
+    }
+    if (strncmp(text, "tcp:", 4) == 0) {
+        *last = '\0';
+        a.in.sin_family = AF_INET;
+        a.in.sin_port = htons((unsigned short)strtoul(last + 1, NULL, 10));
+        if (inet_pton(AF_INET, rest + 1, &a.in.sin_addr) != 1)
+            die(2, text);
+        a.length = sizeof(a.in);
         return a;
     }
     if (strncmp(text, "guest:", 6) == 0) {
@@ -129,25 +141,43 @@ static int dial(const struct address *a)
     return fd;
 }
 
-/* One process a direction: neither waits for the other. */
+/* Ends at a SIGTERM, but only while it waits for something to send. */
+static void send_input(int fd)
+{
+    static char bytes[CHUNK];
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    sigset_t none, end;
+    ssize_t n;
+
+    sigemptyset(&none);
+    sigemptyset(&end);
+    sigaddset(&end, SIGTERM);
+    sigprocmask(SIG_BLOCK, &end, NULL);
+    while (ppoll(&input, 1, NULL, &none) > 0 && (n = read(0, bytes, sizeof(bytes))) > 0)
+        write_all(fd, bytes, (size_t)n);
+    shutdown(fd, SHUT_WR);
+    exit(0);
+}
+
+/* One process a direction: neither waits for the other. A broken connection is told to
+ * one of them only; the other one finds its end. */
 static void join(int fd)
 {
     static char bytes[CHUNK];
+    int status = 0;
     ssize_t n;
     pid_t writer = fork();
 
-    if (writer == 0) {
-        while ((n = read(0, bytes, sizeof(bytes))) > 0)
-            write_all(fd, bytes, (size_t)n);
-        shutdown(fd, SHUT_WR);
-        exit(0);
-    }
+    if (writer == 0)
+        send_input(fd);
     while ((n = read(fd, bytes, sizeof(bytes))) > 0)
         write_all(1, bytes, (size_t)n);
-    if (n < 0) {
-        kill(writer, SIGTERM);
+    kill(writer, SIGTERM);
+    if (n < 0)
         die(BROKEN, "read");
-    }
+    waitpid(writer, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) != 0)
+        exit(BROKEN);
 }
 
 int main(int argc, char **argv)
