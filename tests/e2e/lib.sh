@@ -110,6 +110,19 @@ guest() {
     }
 }
 
+# uploaded MACHINE ADDRESS PORT: does what a guest sends to this host arrive?
+uploaded() {
+    local listener sum
+    mkfifo "$work/upload" # nc hangs up at the end of its input
+    "$(find_busybox)" nc -l -p "$3" <>"$work/upload" >"$work/uploaded" &
+    listener=$!
+    sum=$(guest "$1" "head -c 5000000 /dev/urandom >/tmp/upload
+        until nc $2 $3 </tmp/upload; do sleep 1; done; md5sum </tmp/upload; rm /tmp/upload" | tail -n 1)
+    wait "$listener"
+    rm "$work/upload"
+    [[ $sum == "$(md5sum <"$work/uploaded")" ]]
+}
+
 import_appliance() {
     must stasis import appliance:1 --kernel "$STASIS_APPLIANCE/vmlinuz" \
         --initrd "$STASIS_APPLIANCE/initrd" --cmdline "$(<"$STASIS_APPLIANCE/cmdline")" \

@@ -8,7 +8,7 @@
 
 busybox=$(find_busybox) || skip "there is no static busybox"
 base=$((20000 + RANDOM % 20000))
-web=$base listener=$((base + 1)) port=$((base + 2)) other=$((base + 3))
+web=$base listener=$((base + 1)) port=$((base + 2)) other=$((base + 3)) upload=$((base + 5))
 
 mkdir "$work/www"
 head -c 300000 /dev/urandom >"$work/www/file"
@@ -25,6 +25,7 @@ page() { curl -s -m 30 "http://127.0.0.1:$1/index.html"; }
 boot_appliance web -p "$port:80"
 expect_true "the guest gets its address" wait_until 60 has_address web
 expect "it fetches a file from the host" "$sum" "$(fetched web)"
+expect_true "it sends one to the host" uploaded web 10.0.2.2 "$upload"
 expect_like "it knows a name server" '*10.0.2.3*' "$(guest web 'cat /etc/resolv.conf')"
 guest web 'mkdir /tmp/www; echo one >/tmp/www/index.html; httpd -p 80 -h /tmp/www'
 expect "a forwarded port reaches the guest" one "$(page "$port")"

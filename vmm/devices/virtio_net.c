@@ -2,8 +2,8 @@
 /*
  * virtio-net: virtio 1.2, 5.1. One pair of queues, MAC address, link status, checksums
  * that either side leaves to the other, and a control queue by which the driver says
- * that it has made itself known after a move. No segmentation offload and no merged
- * buffers: each frame is one chain.
+ * that it has made itself known after a move. The driver may leave TCP's segmentation to
+ * us, not the other way round, and there are no merged buffers: each frame is one chain.
  */
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -94,7 +94,7 @@ static void complete_sum(uint8_t *frame, size_t length, struct net_offload *offl
         sum = 0xffff; /* the same number; in UDP, 0 means that there is no checksum */
     frame[start + offload->sum_offset] = (uint8_t)(sum >> 8);
     frame[start + offload->sum_offset + 1] = (uint8_t)sum;
-    *offload = (struct net_offload){.sum = NET_SUM_THERE};
+    offload->sum = NET_SUM_THERE;
 }
 
 /* ---- transmit ---- */
@@ -105,21 +105,30 @@ static bool put_reset(struct net *net, const uint8_t reset[FLOW_RESET_SIZE])
                            &(struct net_frame){.bytes = reset, .length = FLOW_RESET_SIZE});
 }
 
+/* 5.1.6.2: a segment to be cut has a checksum to be completed, too. */
+static bool can_be_cut(const struct net *net, uint8_t flags, uint8_t gso, uint16_t size)
+{
+    return gso == VIRTIO_NET_HDR_GSO_TCPV4 && size > 0 &&
+           (flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0 && has_feature(net, VIRTIO_NET_F_HOST_TSO4);
+}
+
 /* False for what no network would carry, which is lost, as by a real card. */
 static bool transmit(struct net *net, const uint8_t header[HEADER_SIZE], size_t length)
 {
     uint8_t reset[FLOW_RESET_SIZE];
     const uint8_t flags = header[offsetof(struct virtio_net_hdr_v1, flags)];
     const uint8_t gso = header[offsetof(struct virtio_net_hdr_v1, gso_type)];
+    const uint16_t size = load_le16(header + offsetof(struct virtio_net_hdr_v1, gso_size));
     struct net_frame frame = {.bytes = net->frame, .length = length};
 
-    if (!net->link_up || gso != VIRTIO_NET_HDR_GSO_NONE)
+    if (!net->link_up || (gso != VIRTIO_NET_HDR_GSO_NONE && !can_be_cut(net, flags, gso, size)))
         return false;
     if ((flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) {
         frame.offload = (struct net_offload){
             .sum = NET_SUM_PARTIAL,
             .sum_start = load_le16(header + offsetof(struct virtio_net_hdr_v1, csum_start)),
             .sum_offset = load_le16(header + offsetof(struct virtio_net_hdr_v1, csum_offset)),
+            .segment = gso != VIRTIO_NET_HDR_GSO_NONE ? size : 0,
         };
         if (!sum_fits(&frame.offload, length))
             return false;
@@ -413,7 +422,8 @@ static const struct virtio_ops net_ops = {
     .device_id = VIRTIO_ID_NET,
     .features = 1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM |
                 1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_STATUS |
-                1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE,
+                1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_CTRL_VQ |
+                1ull << VIRTIO_NET_F_GUEST_ANNOUNCE,
     .queue_count = QUEUE_COUNT,
     .queue_size_max = QUEUE_SIZE,
     .can_serve = net_can_serve,

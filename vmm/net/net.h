@@ -25,6 +25,9 @@ struct net_offload {
      * that. Both lie within the frame. */
     uint16_t sum_start;
     uint16_t sum_offset;
+    /* Not 0: TCP over IPv4, to be cut into segments with so many bytes each where larger
+     * ones cannot be carried. A sum that is there is that of the whole. */
+    uint16_t segment;
 };
 
 struct net_frame {

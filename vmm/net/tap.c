@@ -55,6 +55,8 @@ static void send_frame(const struct net_frame *frame, void *context)
         header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         header.csum_start = htole16(frame->offload.sum_start);
         header.csum_offset = htole16(frame->offload.sum_offset);
+        header.gso_type = frame->offload.segment > 0 ? VIRTIO_NET_HDR_GSO_TCPV4 : 0;
+        header.gso_size = htole16(frame->offload.segment);
     }
     (void)!writev(tap->fd, parts, ARRAY_LEN(parts)); /* a tap that is down loses frames */
 }

@@ -4,7 +4,8 @@
  * host as its router and DHCP server (.2), a relay to the host's name servers (.3) and
  * the guest (.15). What the guest sends goes on through sockets of this process, as
  * its user; .2 itself leads to the host's own services. Nobody gets in but by forwards.
- * IPv4 only, and neither fragments nor options from the guest (plain.h).
+ * IPv4 only, and neither fragments nor options from the guest (plain.h). TCP ends here,
+ * so segments need not be cut.
  */
 #ifndef STASIS_VMM_NET_USER_H
 #define STASIS_VMM_NET_USER_H

@@ -392,6 +392,41 @@ static void the_host_leaves_checksums_to_the_card(void **state)
     assert_memory_equal(ip + IP + UDP, "text", 4);
 }
 
+/* TCP from the guest, to a port where nobody listens. */
+static void make_segment(uint8_t *frame, size_t length)
+{
+    uint8_t *ip = frame + ETH, *tcp = ip + IP;
+
+    make_datagram(frame, "");
+    store_be16(ip + 2, (uint16_t)(length - ETH));
+    ip[9] = IPPROTO_TCP;
+    store_be16(ip + 10, 0);
+    store_be16(ip + 10, (uint16_t)~add_up(0, ip, IP));
+    memset(tcp, 0, length - ETH - IP);
+    store_be16(tcp, 9);
+    store_be16(tcp + 2, PORT);
+    tcp[12] = 5 << 4;
+    tcp[13] = 0x10; /* ACK */
+    store_be16(tcp + 16, (uint16_t)add_up(IPPROTO_TCP + (uint32_t)(length - ETH - IP), ip + 12, 8));
+}
+
+/* The host's network takes it whole, and cuts it where it must. */
+static void a_large_segment_goes_out_whole(void **state)
+{
+    enum { LENGTH = 5000 };
+    const struct net_offload offload = {
+        .sum = NET_SUM_PARTIAL, .sum_start = ETH + IP, .sum_offset = 16, .segment = 1448};
+    struct card *c = *state;
+    uint8_t sent[LENGTH], got[LENGTH + 1];
+
+    plug(c);
+    _cleanup_close_ int fd = packet_socket(ETHERTYPE_IP);
+    make_segment(sent, LENGTH);
+    send_bytes(c, sent, LENGTH, offload);
+    assert_int_equal(recv(fd, got, sizeof(got), 0), LENGTH);
+    assert_memory_equal(got, sent, LENGTH);
+}
+
 /* Programs that had it before leave their settings behind. */
 static void what_others_have_set_does_not_matter(void **state)
 {
@@ -539,6 +574,7 @@ int main(void)
         TAP_TEST(frames_that_no_card_takes_are_lost),
         TAP_TEST(the_host_completes_checksums),
         TAP_TEST(the_host_leaves_checksums_to_the_card),
+        TAP_TEST(a_large_segment_goes_out_whole),
         TAP_TEST(what_others_have_set_does_not_matter),
         TAP_TEST(a_tap_serves_one_card_after_the_other),
         TAP_TEST(a_tap_that_goes_away_is_survived),

@@ -133,7 +133,7 @@ static uint16_t finish_sum(uint32_t sum)
 static void send_ip(struct guest *g, uint8_t protocol, const uint8_t from[4], const uint8_t to[4],
                     const uint8_t *payload, size_t length, size_t sum_at)
 {
-    uint8_t frame[2048] = {0};
+    uint8_t frame[FRAME_SIZE_MAX] = {0};
     uint8_t *ip = frame + ETH;
     const size_t header = IP + g->option_bytes;
 
@@ -213,10 +213,9 @@ struct segment {
     uint8_t flags;
 };
 
-static void send_segment(struct guest *g, const struct segment *s, const char *text)
+static void send_data(struct guest *g, const struct segment *s, const uint8_t *data, size_t length)
 {
-    uint8_t bytes[128] = {0};
-    const size_t length = strlen(text);
+    uint8_t bytes[FRAME_SIZE_MAX] = {0};
 
     store_be16(bytes, s->from);
     store_be16(bytes + 2, s->to);
@@ -225,8 +224,13 @@ static void send_segment(struct guest *g, const struct segment *s, const char *t
     bytes[12] = 5 << 4;
     bytes[13] = s->flags;
     store_be16(bytes + 14, 60000);
-    memcpy(bytes + 20, text, length);
+    memcpy(bytes + 20, data, length);
     send_ip(g, IPPROTO_TCP, guest_ip, router_ip, bytes, 20 + length, 16);
+}
+
+static void send_segment(struct guest *g, const struct segment *s, const char *text)
+{
+    send_data(g, s, (const uint8_t *)text, strlen(text));
 }
 
 static struct segment wait_for_segment(struct guest *g, uint8_t flags)
@@ -362,6 +366,29 @@ static void a_guest_reaches_the_host(void **state)
             break;
         }
     }
+}
+
+/* The network ends TCP, so nobody need cut it. */
+static void a_large_segment_reaches_the_host_whole(void **state)
+{
+    enum { SIZE = 40000 };
+    struct guest *g = *state;
+    uint8_t sent[SIZE], heard[SIZE];
+    uint16_t port;
+    _cleanup_close_ int listener = listen_on_host(&port);
+
+    create(g, NULL, 0);
+    start(g);
+    struct segment s = connect_to_host(g, port);
+    _cleanup_close_ int fd = accept_on_host(listener);
+    for (size_t i = 0; i < SIZE; i++)
+        sent[i] = (uint8_t)(i * 7 + i / 256);
+    s.flags = TCP_ACK | TCP_PSH;
+    send_data(g, &s, sent, SIZE);
+    assert_int_equal(recv(fd, heard, SIZE, MSG_WAITALL), SIZE);
+    assert_memory_equal(heard, sent, SIZE);
+    while (wait_for_segment(g, TCP_ACK).ack != s.seq + SIZE)
+        continue;
 }
 
 static void a_forward_leads_to_the_guest(void **state)
@@ -587,6 +614,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         NET_TEST(a_guest_gets_its_address_by_dhcp),
         NET_TEST(a_guest_reaches_the_host),
+        NET_TEST(a_large_segment_reaches_the_host_whole),
         NET_TEST(a_forward_leads_to_the_guest),
         NET_TEST(a_segment_nobody_knows_gets_a_reset),
         NET_TEST(after_going_back_old_connections_are_reset_at_both_ends),

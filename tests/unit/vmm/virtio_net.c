@@ -261,15 +261,6 @@ static void a_frame_without_a_whole_header_needs_a_reset(void **state)
     assert_int_equal(g->arrived, 0);
 }
 
-static void segments_to_be_cut_are_lost(void **state)
-{
-    struct guest *g = *state;
-
-    tx_header(g)[1] = VIRTIO_NET_HDR_GSO_TCPV4;
-    assert_true(send_frame(g, 4000));
-    assert_int_equal(g->arrived, 0);
-}
-
 static void ask_for_checksum(struct guest *g, uint16_t start, uint16_t offset)
 {
     uint8_t *header = tx_header(g);
@@ -277,6 +268,63 @@ static void ask_for_checksum(struct guest *g, uint16_t start, uint16_t offset)
     header[0] = VIRTIO_NET_HDR_F_NEEDS_CSUM;
     store_le16(header + 6, start);
     store_le16(header + 8, offset);
+}
+
+/* For a driver that starts anew. */
+static void empty_transmit_ring(struct guest *g)
+{
+    memset(at(g, TX_AVAIL), 0, 4);
+    memset(at(g, TX_USED), 0, 4);
+    g->sent = 0;
+}
+
+/* A segment of 4000 bytes, with the checksum at its place in TCP. */
+static bool send_segment(struct guest *g, uint8_t type, uint16_t size)
+{
+    ask_for_checksum(g, 34, 16);
+    at(g, TX_DATA)[1] = type;
+    store_le16(at(g, TX_DATA) + 4, size);
+    fill(tx_frame(g), 4000, 5);
+    return send_frame(g, 4000);
+}
+
+static void a_large_segment_goes_out_whole(void **state)
+{
+    struct guest *g = *state;
+
+    assert_true(send_segment(g, VIRTIO_NET_HDR_GSO_TCPV4, 1448));
+    assert_int_equal(g->arrived, 1);
+    assert_int_equal(g->length, 4000);
+    assert_int_equal(g->offload.sum, NET_SUM_THERE);
+    assert_int_equal(g->offload.segment, 1448);
+    assert_memory_not_equal(g->frame + 50, tx_frame(g) + 50, 2);
+    plug_into_tap(g);
+    empty_transmit_ring(g);
+    start_driver(g);
+    assert_true(send_segment(g, VIRTIO_NET_HDR_GSO_TCPV4, 1448));
+    assert_int_equal(g->offload.sum, NET_SUM_PARTIAL);
+    assert_int_equal(g->offload.segment, 1448);
+    assert_memory_equal(g->frame, tx_frame(g), 4000);
+}
+
+static void segments_that_no_network_carries_are_lost(void **state)
+{
+    static const uint8_t types[] = {VIRTIO_NET_HDR_GSO_UDP, VIRTIO_NET_HDR_GSO_TCPV6,
+                                    VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN, 2, 0xff};
+    struct guest *g = *state;
+
+    for (unsigned i = 0; i < ARRAY_LEN(types); i++)
+        assert_true(send_segment(g, types[i], 1448));
+    assert_true(send_segment(g, VIRTIO_NET_HDR_GSO_TCPV4, 0));
+    tx_header(g)[1] = VIRTIO_NET_HDR_GSO_TCPV4; /* without a checksum to be completed */
+    store_le16(at(g, TX_DATA) + 4, 1448);
+    assert_true(send_frame(g, 4000));
+    assert_int_equal(g->arrived, 0);
+    empty_transmit_ring(g);
+    start_driver_without(g, 1ull << VIRTIO_NET_F_HOST_TSO4);
+    assert_true(send_segment(g, VIRTIO_NET_HDR_GSO_TCPV4, 1448));
+    assert_int_equal(g->arrived, 0);
+    assert_false(needs_reset(g));
 }
 
 /* A datagram of RFC 768 whose sums were worked out by hand. */
@@ -709,14 +757,6 @@ static void half_a_command_needs_a_reset(void **state)
     assert_true(needs_reset(g));
 }
 
-static void a_command_without_room_for_the_answer_needs_a_reset(void **state)
-{
-    struct guest *g = *state;
-
-    assert_int_equal(ask_with_room(g, (const uint8_t[]){3, 0}, 2, 0), NO_ANSWER);
-    assert_true(needs_reset(g));
-}
-
 static void without_its_feature_there_is_no_control_queue(void **state)
 {
     struct guest *g = *state;
@@ -760,6 +800,16 @@ static void a_driver_that_moved_is_asked_to_announce_itself(void **state)
     assert_int_equal(read_status(g), VIRTIO_NET_S_LINK_UP);
 }
 
+static void a_command_without_room_for_the_answer_needs_a_reset(void **state)
+{
+    struct guest *g = *state;
+
+    move_to_tap(g);
+    assert_int_equal(ask_with_room(g, (const uint8_t[]){3, 0}, 2, 0), NO_ANSWER);
+    assert_true(needs_reset(g));
+    assert_int_equal(read_status(g) & VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_ANNOUNCE);
+}
+
 static void what_is_asked_for_is_saved(void **state)
 {
     struct guest *g = *state;
@@ -770,6 +820,10 @@ static void what_is_asked_for_is_saved(void **state)
     _cleanup_(buffer_clear) struct buffer again = device_save(g->d.dev);
     assert_int_equal(again.length, saved.length);
     assert_memory_equal(again.data, saved.data, saved.length);
+    driver_out(&g->d, R_ACK, 3);
+    _cleanup_(buffer_clear) struct buffer seen = device_save(g->d.dev);
+    assert_int_equal(device_restore(g->d.dev, &seen, NULL), 0);
+    assert_int_equal(driver_in(&g->d, R_INTERRUPT), 2); /* once more: this is another place */
     /* On a network of its own there is nobody to hear it. */
     plug(g, true);
     assert_int_equal(device_restore(g->d.dev, &saved, NULL), 0);
@@ -1026,7 +1080,8 @@ int main(void)
         NET_TEST(frames_may_be_cut_anywhere),
         NET_TEST(no_network_carries_frames_that_are_too_short_or_too_long),
         NET_TEST(a_frame_without_a_whole_header_needs_a_reset),
-        NET_TEST(segments_to_be_cut_are_lost),
+        NET_TEST(a_large_segment_goes_out_whole),
+        NET_TEST(segments_that_no_network_carries_are_lost),
         NET_TEST(a_checksum_left_to_the_card_is_completed),
         NET_TEST(a_checksum_of_0_is_sent_as_ffff),
         NET_TEST(a_checksum_outside_of_the_frame_is_not_written),
