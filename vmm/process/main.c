@@ -166,8 +166,7 @@ static void reboot(struct process *p)
 {
     struct error err;
 
-    log_event("the guest asked for a reset");
-    event_log(p, "reset", NULL);
+    event_log(p, "reset", NULL); /* and not into the process's log, which a guest could fill */
     process_free_board(p);
     if (process_build_board(p, true, true, false, &err) < 0) {
         log_event("cannot boot again: %s", err.message);
