@@ -7,6 +7,7 @@
 #include <net/ethernet.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
+#include <netinet/tcp.h>
 
 /* Sizes, and offsets in the header before. */
 enum {
@@ -17,6 +18,7 @@ enum {
     IP_FRAGMENT = 6,
     IP_PROTOCOL = 9,
     IP_VERSION_AND_SIZE = 0x45,
+    TCP_FLAGS = 13,
     UDP_SIZE = 8,
     UDP_LENGTH = 4,
 };
@@ -52,4 +54,15 @@ bool frame_is_plain(const uint8_t *frame, size_t length)
     default:
         return false;
     }
+}
+
+bool frame_may_open(const uint8_t *frame, size_t length)
+{
+    const uint8_t *ip = frame + FRAME_SIZE_MIN;
+    const uint8_t *tcp = ip + IP_SIZE;
+
+    if (load_be16(frame + ETHER_TYPE) != ETHERTYPE_IP)
+        return false;
+    return ip[IP_PROTOCOL] != IPPROTO_TCP || length <= FRAME_SIZE_MIN + IP_SIZE + TCP_FLAGS ||
+           (tcp[TCP_FLAGS] & (TH_SYN | TH_ACK)) == TH_SYN;
 }

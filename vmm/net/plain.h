@@ -13,4 +13,8 @@
  */
 bool frame_is_plain(const uint8_t *frame, size_t length);
 
+/* May libslirp open a socket of the host for this plain frame? For all but ARP and TCP
+ * that goes on. */
+bool frame_may_open(const uint8_t *frame, size_t length);
+
 #endif

@@ -286,11 +286,26 @@ static bool take_wishes(struct net_user *net, struct frame_queue *sent_out, bool
     return go_on;
 }
 
+/* Sockets that were polled last are all there are, but for some that have much to say to
+ * a guest that does not listen. */
+static void input_frames(struct net_user *net, struct frame_queue *sent)
+{
+    size_t sockets = net->poll_count;
+    struct frame *frame;
+
+    while ((frame = frame_queue_take(sent)) != NULL) {
+        const bool opens = frame_may_open(frame->bytes, frame->length);
+        if (!opens || sockets < NET_USER_SOCKETS_MAX)
+            slirp_input(net->slirp, frame->bytes, (int)frame->length);
+        sockets += opens;
+        free(frame);
+    }
+}
+
 static void *net_main(void *context)
 {
     struct net_user *net = context;
     struct frame_queue sent;
-    struct frame *frame;
     bool forget;
 
     sandbox_thread(SANDBOX_NETWORK);
@@ -301,10 +316,7 @@ static void *net_main(void *context)
             forgotten(net);
         }
         const bool idle = sent.first == NULL;
-        while ((frame = frame_queue_take(&sent)) != NULL) {
-            slirp_input(net->slirp, frame->bytes, (int)frame->length);
-            free(frame);
-        }
+        input_frames(net, &sent);
         /* What the frames let go, like packets that waited for an ARP reply, leaves here. */
         serve_sockets(net, idle);
     }

@@ -14,6 +14,10 @@
 #include "vmm/net/net.h"
 #include "vmm/net/settings.h"
 
+/* Sockets of the host that a network takes, or some more: what a guest begins beyond them
+ * is lost, until others have ended. */
+#define NET_USER_SOCKETS_MAX 2048
+
 /*
  * Makes network 10.0.(2 + index).0 and binds the forwards (copied): STATUS_BUSY if one's
  * port is taken. It stands still until it is started. Frames may come before the start

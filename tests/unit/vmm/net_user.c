@@ -16,11 +16,13 @@
 #include "vmm/net/user.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -561,6 +563,36 @@ static void only_plain_frames_get_to_libslirp(void **state)
     assert_false(frame_is_plain(frame, 41));
 }
 
+static void what_may_open_a_socket_is_known(void **state)
+{
+    static const struct {
+        size_t at;
+        uint16_t value;
+        bool opens;
+    } changes[] = {
+        {12, 0x0806, false},            /* ARP */
+        {ETH + 8, 64 << 8 | 17, true},  /* UDP */
+        {ETH + 8, 64 << 8 | 1, true},   /* ICMP */
+        {ETH + IP + 12, 0x5002, true},  /* SYN */
+        {ETH + IP + 12, 0x5012, false}, /* its answer */
+        {ETH + IP + 12, 0x5010, false}, /* ACK */
+        {ETH + IP + 12, 0x5014, false}, /* RST */
+        {ETH + IP + 12, 0x500a, true},  /* SYN with PSH */
+    };
+    uint8_t frame[100];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(changes); i++) {
+        make_plain(frame);
+        store_be16(frame + ETH + 8, 64 << 8 | IPPROTO_TCP);
+        store_be16(frame + changes[i].at, changes[i].value);
+        assert_int_equal(frame_may_open(frame, 100), changes[i].opens);
+    }
+    make_plain(frame);
+    store_be16(frame + ETH + 8, 64 << 8 | IPPROTO_TCP);
+    assert_true(frame_may_open(frame, ETH + IP)); /* too short to tell */
+}
+
 static void what_is_not_plain_gets_no_answer(void **state)
 {
     struct guest *g = *state;
@@ -608,6 +640,57 @@ static void a_hostile_guest_is_survived(void **state)
     send_raw(g, frame, 60); /* lost */
 }
 
+static unsigned open_files(void)
+{
+    _cleanup_closedir_ DIR *dir = opendir("/proc/self/fd");
+    unsigned count = 0;
+
+    while (readdir(dir) != NULL)
+        count++;
+    return count;
+}
+
+static void send_datagram(struct guest *g, uint16_t from)
+{
+    uint8_t bytes[12] = {0};
+
+    store_be16(bytes, from);
+    store_be16(bytes + 2, 9); /* which nobody hears */
+    store_be16(bytes + 4, sizeof(bytes));
+    send_ip(g, IPPROTO_UDP, guest_ip, router_ip, bytes, sizeof(bytes), 6);
+}
+
+/* Each datagram from another port is a socket of the host's for minutes. What there is
+ * already goes on. */
+static void a_guest_cannot_have_all_the_sockets_it_likes(void **state)
+{
+    enum { PORTS = 6000, BURST = 300, BEFORE = 100 };
+    struct guest *g = *state;
+    struct rlimit files;
+    uint16_t port;
+    _cleanup_close_ int listener = listen_on_host(&port);
+
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+    files.rlim_cur = files.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+    if (files.rlim_max < PORTS + BEFORE)
+        skip();
+    create(g, NULL, 0);
+    start(g);
+    struct segment s = connect_to_host(g, port);
+    _cleanup_close_ int fd = accept_on_host(listener);
+    s.flags = TCP_ACK | TCP_PSH;
+    for (uint16_t i = 0; i < PORTS; i++) {
+        send_datagram(g, (uint16_t)(10000 + i));
+        if (i % BURST != BURST - 1)
+            continue;
+        send_segment(g, &s, "on"); /* no more than the network has room for */
+        s.seq += 2;
+        assert_host_hears(fd, "on");
+    }
+    assert_in_range(open_files(), NET_USER_SOCKETS_MAX / 2, NET_USER_SOCKETS_MAX + BEFORE);
+}
+
 int main(void)
 {
 #define NET_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -623,8 +706,10 @@ int main(void)
         NET_TEST(a_port_that_is_taken_is_told),
         NET_TEST(two_machines_cannot_have_one_udp_port),
         cmocka_unit_test(only_plain_frames_get_to_libslirp),
+        cmocka_unit_test(what_may_open_a_socket_is_known),
         NET_TEST(what_is_not_plain_gets_no_answer),
         NET_TEST(a_hostile_guest_is_survived),
+        NET_TEST(a_guest_cannot_have_all_the_sockets_it_likes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
