@@ -11,6 +11,7 @@
 #include "store/catalogue.h"
 
 #include <errno.h>
+#include <string.h>
 
 static int check_usage(const struct arguments *args, struct error *err)
 {
@@ -55,6 +56,17 @@ static int check_name(struct cli *cli, const char *name, struct error *err)
     error_set(err, STATUS_EXISTS, EEXIST, "there is a machine %s already", name);
     error_hint(err, "choose another --name, or stasis resume %s", name);
     return -EEXIST;
+}
+
+/* What is made from a checkpoint of a machine is a clone of it. */
+static int check_network(struct cli *cli, const struct arguments *args, bool connected,
+                         struct error *err)
+{
+    const char *image = arguments_operand(args, 0);
+
+    if (image == NULL || strchr(image, '@') == NULL)
+        return 0;
+    return network_refuse_shared_tap(&cli->home, image, connected, err);
 }
 
 /* The checkpoint to start from. *made_out: it was made for this, nobody else knows
@@ -152,6 +164,7 @@ static int run(struct cli *cli, const struct arguments *args, struct error *err)
         (r = terminal_parse_escape(arguments_text(args, "escape", "ctrl-a"), &escape, err)) < 0 ||
         (r = network_settings(args, &net, &connected, err)) < 0 || (r = cli_store(cli, err)) < 0 ||
         (r = check_name(cli, wanted, err)) < 0 ||
+        (r = check_network(cli, args, connected, err)) < 0 ||
         (r = find_start(cli, args, &start.checkpoint, &made, err)) < 0)
         return r;
     if (interrupt_pending())

@@ -75,6 +75,7 @@ expect_exit 2 stasis clone web late -n 2 --net tap=vm2
 
 # Back in place, and after its process has gone.
 must stasis save web@one
+expect_exit 2 stasis run web@one --name late -d
 guest web 'echo two >/tmp/www/index.html'
 forget_heard vm1
 must stasis restore web@one --discard
