@@ -24,6 +24,11 @@ expect "a clone goes on" alive "$(guest twin 'echo alive')"
 must stasis restore web@one --discard
 expect "so does the machine itself" alive "$(guest web 'echo alive')"
 
+must stasis kill twin
+boot_appliance all
+expect_true "all that the host has does not make a host of a guest" lacks_flag all '\(svm\|vmx\)'
+must stasis kill all
+
 if grep -qw avx2 /proc/cpuinfo && grep -qw xsave /proc/cpuinfo; then
     must stasis run appliance:1 --name third -d --cpu v3
     must "$top/scripts/console-do" --timeout 120 --boot third

@@ -43,6 +43,7 @@ static const struct word words[] = {
      {[0] = "pni",
       [1] = "pclmulqdq",
       [2] = "dtes64",
+      [5] = "vmx",
       [9] = "ssse3",
       [10] = "cid",
       [12] = "fma",
@@ -366,8 +367,21 @@ int features_reach(const struct kvm_cpuid2 *host, enum cpu_baseline baseline, st
     return -ENOTSUP;
 }
 
+/* VMX, SVM, and the leaf that describes the latter. */
+static void hide_virtualisation(struct kvm_cpuid_entry2 *e)
+{
+    if (e->function == 1)
+        e->ecx &= ~(1u << 5);
+    else if (e->function == 0x80000001)
+        e->ecx &= ~(1u << 2);
+    else if (e->function == 0x8000000a)
+        e->eax = e->ebx = e->ecx = e->edx = 0;
+}
+
 void features_mask(struct kvm_cpuid2 *cpuid, enum cpu_baseline baseline)
 {
+    for (uint32_t i = 0; i < cpuid->nent; i++)
+        hide_virtualisation(&cpuid->entries[i]);
     if (baseline == CPU_BASELINE_HOST)
         return;
     for (uint32_t i = 0; i < cpuid->nent; i++) {

@@ -28,7 +28,7 @@ int features_reach(const struct kvm_cpuid2 *host, enum cpu_baseline baseline, st
 void features_merge(struct kvm_cpuid2 *cpuid, const struct kvm_cpuid2 *other);
 
 /* Takes away what does not belong to the baseline: features beyond it, and what only
- * describes them. */
+ * describes them; and from all, the host's included, what makes a host of a guest. */
 void features_mask(struct kvm_cpuid2 *cpuid, enum cpu_baseline baseline);
 
 #endif

@@ -221,6 +221,25 @@ static void the_hosts_baseline_changes_nothing(void **state)
     assert_memory_equal(cpuid->entries, host_entries, sizeof(host_entries));
 }
 
+static void no_guest_is_a_host(void **state)
+{
+    struct kvm_cpuid2 *cpuid = *state;
+
+    for (unsigned baseline = CPU_BASELINE_HOST; baseline <= CPU_BASELINE_V3; baseline++) {
+        leaf(cpuid, 1, 0)->ecx |= 1u << 5;
+        leaf(cpuid, 0x80000001, 0)->ecx |= 1u << 2;
+        leaf(cpuid, 5, 0)->function = 0x8000000a;
+        leaf(cpuid, 0x8000000a, 0)->ebx = 1;
+        assert_true(lists(cpuid, "vmx"));
+        assert_true(lists(cpuid, "svm"));
+        features_mask(cpuid, baseline);
+        assert_false(lists(cpuid, "vmx"));
+        assert_false(lists(cpuid, "svm"));
+        assert_int_equal(leaf(cpuid, 0x8000000a, 0)->ebx, 0);
+        leaf(cpuid, 0x8000000a, 0)->function = 5;
+    }
+}
+
 static void a_host_below_the_baseline_is_refused(void **state)
 {
     struct kvm_cpuid2 *cpuid = *state;
@@ -266,6 +285,7 @@ int main(void)
         TEST(v3_is_v3_and_no_more),
         TEST(a_baseline_keeps_what_the_machine_brings),
         TEST(the_hosts_baseline_changes_nothing),
+        TEST(no_guest_is_a_host),
         TEST(a_host_below_the_baseline_is_refused),
         TEST(what_lets_through_counts_as_well),
     };
