@@ -10,9 +10,10 @@
 . "${BASH_SOURCE[0]%/*}/lib.sh"
 
 cpus=${STASIS_DEBIAN_CPUS:-2}
-appliance=${STASIS_APPLIANCE_DEBIAN:-$top/build/debian}
+appliance=${STASIS_APPLIANCE_DEBIAN:-$top/build/appliance-debian}
 [[ -s $appliance/cmdline ]] || skip "there is no Debian in $appliance (make it as root:" \
     "scripts/appliance --debian --include fio $appliance)"
+[[ -e /dev/fuse ]] || skip "there is no /dev/fuse"
 busybox=$(find_busybox) || skip "there is no static busybox"
 
 # How long things take is told: a whole Debian in an emulated CPU is at the edge.
@@ -32,20 +33,19 @@ verified() {
 # clean MACHINE: it stops when asked, and what it leaves needs no repair, not even from
 # its journal. The present of a machine that does not run is in a clone of it.
 clean() {
-    local raw=$work/$1.raw status=0
+    local disk=$work/past/machines/$1-end/latest/disk0.raw status=0
     stasis stop "$1" --timeout 120s || return
     stasis clone "$1" "$1-end" --paused --net none >/dev/null || return
-    stasis export "$1-end" --disk 0 "$raw" >/dev/null || return
-    stasis kill "$1-end" && stasis rm "$1-end" || return
-    LC_ALL=C dumpe2fs -h "$raw" >"$work/header" 2>&1 && ! grep needs_recovery "$work/header" || status=1
-    fsck.ext4 -fn "$raw" >"$work/fsck" 2>&1 || status=1
-    [[ $status -eq 0 ]] || cat "$work/fsck"
-    rm "$raw"
+    stasis mount "$work/past" || return
+    LC_ALL=C dumpe2fs -h "$disk" >"$work/header" 2>&1 && ! grep needs_recovery "$work/header" || status=1
+    fsck.ext4 -fn "$disk" >"$work/fsck" 2>&1 || status=1
+    [[ $status -eq 0 ]] || cat "$work/header" "$work/fsck"
+    stasis umount "$work/past" && stasis kill "$1-end" && stasis rm "$1-end" || return
     return "$status"
 }
 
 port=$((20000 + RANDOM % 20000))
-mkdir "$work/www"
+mkdir "$work/www" "$work/past"
 head -c 1000000 /dev/urandom >"$work/www/file"
 sum=$(md5sum <"$work/www/file")
 "$busybox" httpd -f -p "127.0.0.1:$port" -h "$work/www" &
