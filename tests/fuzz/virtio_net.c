@@ -1,27 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A hostile driver, a hostile checkpoint and a busy network at a network card. The
  * input is a program. */
-#include "fuzz.h"
+#include "virtio_fuzz.h"
 
-#include "base/bytes.h"
-#include "base/cleanup.h"
-#include "vmm/devices/virtio.h"
 #include "vmm/net/frame_queue.h"
 
-#include <errno.h>
-#include <string.h>
-
-enum { RAM = 4 << 20, RINGS = 0x1000, RINGS_SIZE = 0x1000, QUEUES = 3, DATA = 0x4000, STEP = 6 };
+enum { QUEUES = 3, DATA = 0x4000 };
 
 static bool partial; /* the network completes checksums */
 static bool shared;  /* and there are others */
 
 static const uint8_t mac[MANIFEST_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
-
-static void raise_edge(void *context, uint32_t gsi)
-{
-    MUST(context == NULL && gsi == 16);
-}
 
 /* Reads all of what the network is given. */
 static void take_frame(const struct net_frame *frame, void *context)
@@ -34,82 +23,21 @@ static void take_frame(const struct net_frame *frame, void *context)
          (partial && frame->offload.sum_start + frame->offload.sum_offset + 2u <= frame->length));
 }
 
-static struct buffer save(struct device *dev)
-{
-    struct state_writer w;
-    struct buffer out = {0};
-
-    state_writer_init(&w);
-    dev->ops->save(dev, &w);
-    MUST(state_writer_finish(&w, &out) == 0);
-    MUST(state_check(out.data, out.length, NULL) == 0);
-    return out;
-}
-
 /* What was saved restores to the same, but that a driver that comes to a network with
  * others is asked to announce itself. */
 static void round_trip(struct device *dev)
 {
     if (shared) {
-        _cleanup_(buffer_clear) struct buffer moved = save(dev);
+        _cleanup_(buffer_clear) struct buffer moved = device_fuzz_save(dev);
         MUST(dev->ops->restore(dev, moved.data, moved.length, NULL) == 0);
     }
-    _cleanup_(buffer_clear) struct buffer before = save(dev);
-
-    dev->ops->reset(dev);
-    MUST(dev->ops->restore(dev, before.data, before.length, NULL) == 0);
-    _cleanup_(buffer_clear) struct buffer after = save(dev);
-    MUST(before.length == after.length && memcmp(before.data, after.data, after.length) == 0);
+    device_fuzz_round_trip(dev);
 }
 
-/* The first bytes are the card's own record, the others the transport's. */
 static void restore(struct device *dev, const uint8_t *payload, size_t size)
 {
-    _cleanup_(buffer_clear) struct buffer state = {0};
-    const size_t own = (size_t)min_u64(size, 8);
-    struct state_writer w;
-
-    state_writer_init(&w);
-    state_writer_begin(&w, STATE_VIRTIO_MMIO, dev->instance, 1, 0);
-    state_put_bytes(&w, payload + own, size - own);
-    state_writer_end(&w);
-    state_writer_begin(&w, STATE_VIRTIO_NET, dev->instance, 2, 0);
-    state_put_bytes(&w, payload, own);
-    state_writer_end(&w);
-    MUST(state_writer_finish(&w, &state) == 0);
-    int r = dev->ops->restore(dev, state.data, state.length, NULL);
-    MUST(r == 0 || r == -EBADMSG);
+    virtio_fuzz_restore(dev, STATE_VIRTIO_NET, 2, 8, payload, size);
     round_trip(dev);
-}
-
-static void out(struct device *dev, uint64_t reg, uint32_t value)
-{
-    dev->ops->write(dev, reg, 4, value);
-}
-
-static uint32_t ring_gpa(unsigned queue)
-{
-    return RINGS + queue * RINGS_SIZE;
-}
-
-/* Otherwise few inputs would get as far as a frame. */
-static void start(struct device *dev)
-{
-    out(dev, 0x70, 0);
-    out(dev, 0x24, 1);
-    out(dev, 0x20, 1);
-    out(dev, 0x24, 0);
-    out(dev, 0x20, (uint32_t)dev->ops->read(dev, 0x10, 4));
-    out(dev, 0x70, 11);
-    for (unsigned queue = 0; queue < QUEUES; queue++) {
-        out(dev, 0x30, queue);
-        out(dev, 0x38, 8);
-        out(dev, 0x80, ring_gpa(queue));
-        out(dev, 0x90, ring_gpa(queue) + 0x800);
-        out(dev, 0xa0, ring_gpa(queue) + 0x900);
-        out(dev, 0x44, 1);
-    }
-    out(dev, 0x70, 15);
 }
 
 /* A chain of two parts whose lengths the input chooses, on any queue; most of those for
@@ -117,8 +45,7 @@ static void start(struct device *dev)
 static void offer(struct memory *mem, const uint8_t *p)
 {
     const unsigned queue = (p[0] & 3) % QUEUES;
-    uint8_t *rings = mem->hva + ring_gpa(queue);
-    const uint16_t idx = load_le16(rings + 0x802);
+    uint8_t *rings = mem->hva + virtio_fuzz_rings(queue);
     const bool upside_down = (p[0] & 0x70) == 0x70;
 
     for (unsigned i = 0; i < 2; i++) {
@@ -129,8 +56,7 @@ static void offer(struct memory *mem, const uint8_t *p)
         store_le16(desc + 12, (uint16_t)(writes | (i == 0)));
         store_le16(desc + 14, 1);
     }
-    store_le16(rings + 0x804 + 2 * (idx % 8), 0);
-    store_le16(rings + 0x802, (uint16_t)(idx + 1));
+    virtio_fuzz_offer(mem, queue, 0);
 }
 
 /* A frame whose checksum may be anywhere. */
@@ -152,13 +78,15 @@ static void step(struct device *dev, struct memory *mem, const uint8_t *p, size_
         round_trip(dev);
         break;
     case 1:
-        restore(dev, p + STEP, left - STEP);
+        restore(dev, p + VIRTIO_FUZZ_STEP, left - VIRTIO_FUZZ_STEP);
         break;
     case 2:
-        start(dev);
+        virtio_fuzz_start(dev, QUEUES, UINT32_MAX);
         break;
     case 3: /* anything into the rings and tables */
-        memcpy(mem->hva + RINGS + load_le16(p + 1) % (QUEUES * RINGS_SIZE - 3), p + 3, 3);
+        memcpy(mem->hva + VIRTIO_FUZZ_RINGS +
+                   load_le16(p + 1) % (QUEUES * VIRTIO_FUZZ_RINGS_SIZE - 3),
+               p + 3, 3);
         break;
     case 4: /* and into the header of a frame */
         memcpy(mem->hva + DATA + (p[1] & 15), p + 2, 4);
@@ -183,14 +111,13 @@ static void step(struct device *dev, struct memory *mem, const uint8_t *p, size_
         dev->ops->read(dev, p[1] * 4u + (p[2] >> 6), 1u << (p[2] & 3));
         break;
     default:
-        dev->ops->write(dev, p[1] & 0x3f ? p[1] * 4u : 0x50,
-                        p[0] & 0x80 ? 1u << (p[0] >> 5 & 3) : 4, load_le32(p + 2));
+        virtio_fuzz_write(dev, p);
     }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const struct irq_line irq = {.raise = raise_edge, .gsi = 16};
+    const struct irq_line irq = {.raise = virtio_fuzz_raise, .gsi = 16};
     const struct net_backend backend = {.send = take_frame,
                                         .completes_sums = size > 0 && (data[0] & 0x10) != 0,
                                         .shared = size > 0 && (data[0] & 0x20) != 0};
@@ -198,13 +125,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     partial = backend.completes_sums;
     shared = backend.shared;
-    MUST(memory_create(RAM, &mem, NULL) == 0);
+    MUST(memory_create(VIRTIO_FUZZ_RAM, &mem, NULL) == 0);
     struct device *dev = virtio_net_create(0, mac, &backend, mem, &irq);
     if (size > 0 && data[0] & 1) {
-        start(dev);
+        virtio_fuzz_start(dev, QUEUES, UINT32_MAX);
         virtio_net_hold(dev, false);
     }
-    for (size_t i = 0; i + STEP <= size && i < STEP * 400; i += STEP)
+    for (size_t i = 0; i + VIRTIO_FUZZ_STEP <= size && i < VIRTIO_FUZZ_STEP * VIRTIO_FUZZ_STEPS_MAX;
+         i += VIRTIO_FUZZ_STEP)
         step(dev, mem, data + i, size - i);
     round_trip(dev);
     dev->ops->destroy(dev);

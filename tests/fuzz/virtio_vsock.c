@@ -1,25 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A hostile driver and a hostile checkpoint at a socket device, and a guest that
  * breaks all rules at the connections behind it. The input is a program. */
-#include "fuzz.h"
+#include "virtio_fuzz.h"
 
-#include "base/bytes.h"
-#include "base/cleanup.h"
-#include "vmm/devices/virtio.h"
 #include "vmm/vsock/connection.h"
 
-#include <errno.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum {
-    RAM = 4 << 20,
-    RINGS = 0x1000,
-    RINGS_SIZE = 0x1000,
+    QUEUES = 3,
     DATA = 0x8000,
-    STEP = 6,
     RECORD = 12,
     CID = 3,
     CONNECTIONS = 4,
@@ -34,11 +26,6 @@ struct host {
     struct vsock_connection *connections[CONNECTIONS];
     int programs[CONNECTIONS];
 };
-
-static void raise_edge(void *context, uint32_t gsi)
-{
-    MUST(context == NULL && gsi == 16);
-}
 
 static void close_connection(struct host *h, unsigned i)
 {
@@ -148,85 +135,17 @@ static void turn(struct host *h, unsigned i, size_t written)
     check(h, i);
 }
 
-static struct buffer save(struct device *dev)
-{
-    struct state_writer w;
-    struct buffer out = {0};
-
-    state_writer_init(&w);
-    dev->ops->save(dev, &w);
-    MUST(state_writer_finish(&w, &out) == 0);
-    MUST(state_check(out.data, out.length, NULL) == 0);
-    return out;
-}
-
-/* What was saved restores to the same. */
-static void round_trip(struct device *dev)
-{
-    _cleanup_(buffer_clear) struct buffer before = save(dev);
-
-    dev->ops->reset(dev);
-    MUST(dev->ops->restore(dev, before.data, before.length, NULL) == 0);
-    _cleanup_(buffer_clear) struct buffer after = save(dev);
-    MUST(before.length == after.length && memcmp(before.data, after.data, after.length) == 0);
-}
-
-/* The first bytes are the device's own record, the others the transport's. */
 static void restore(struct device *dev, const uint8_t *payload, size_t size)
 {
-    _cleanup_(buffer_clear) struct buffer state = {0};
-    const size_t own = (size_t)min_u64(size, RECORD);
-    struct state_writer w;
-
-    state_writer_init(&w);
-    state_writer_begin(&w, STATE_VIRTIO_MMIO, dev->instance, 1, 0);
-    state_put_bytes(&w, payload + own, size - own);
-    state_writer_end(&w);
-    state_writer_begin(&w, STATE_VIRTIO_VSOCK, dev->instance, 1, 0);
-    state_put_bytes(&w, payload, own);
-    state_writer_end(&w);
-    MUST(state_writer_finish(&w, &state) == 0);
-    int r = dev->ops->restore(dev, state.data, state.length, NULL);
-    MUST(r == 0 || r == -EBADMSG);
-    round_trip(dev);
-}
-
-static void out(struct device *dev, uint64_t reg, uint32_t value)
-{
-    dev->ops->write(dev, reg, 4, value);
-}
-
-static uint32_t ring_gpa(unsigned queue)
-{
-    return RINGS + queue * RINGS_SIZE;
-}
-
-/* Otherwise few inputs would get as far as a packet. */
-static void start(struct device *dev)
-{
-    out(dev, 0x70, 0);
-    out(dev, 0x24, 1);
-    out(dev, 0x20, 1);
-    out(dev, 0x24, 0);
-    out(dev, 0x20, (uint32_t)dev->ops->read(dev, 0x10, 4));
-    out(dev, 0x70, 11);
-    for (unsigned queue = 0; queue < 3; queue++) {
-        out(dev, 0x30, queue);
-        out(dev, 0x38, 8);
-        out(dev, 0x80, ring_gpa(queue));
-        out(dev, 0x90, ring_gpa(queue) + 0x800);
-        out(dev, 0xa0, ring_gpa(queue) + 0x900);
-        out(dev, 0x44, 1);
-    }
-    out(dev, 0x70, 15);
+    virtio_fuzz_restore(dev, STATE_VIRTIO_VSOCK, 1, RECORD, payload, size);
+    device_fuzz_round_trip(dev);
 }
 
 /* A chain of two parts, header and payload, whose lengths the input chooses. */
 static void offer(struct memory *mem, const uint8_t *p)
 {
-    const unsigned queue = (p[0] & 7) % 3;
-    uint8_t *rings = mem->hva + ring_gpa(queue);
-    const uint16_t idx = load_le16(rings + 0x802);
+    const unsigned queue = (p[0] & 7) % QUEUES;
+    uint8_t *rings = mem->hva + virtio_fuzz_rings(queue);
     const uint16_t writes = (queue != 1) != ((p[0] & 0x70) == 0x70) ? 2 : 0;
 
     for (unsigned i = 0; i < 2; i++) {
@@ -236,8 +155,7 @@ static void offer(struct memory *mem, const uint8_t *p)
         store_le16(desc + 12, (uint16_t)(writes | (i == 0)));
         store_le16(desc + 14, 1);
     }
-    store_le16(rings + 0x804 + 2 * (idx % 8), 0);
-    store_le16(rings + 0x802, (uint16_t)(idx + 1));
+    virtio_fuzz_offer(mem, queue, 0);
 }
 
 /* The header of the next packet of the guest. */
@@ -263,15 +181,16 @@ static void step(struct host *h, struct memory *mem, const uint8_t *p, size_t le
     switch (p[0] & 15) {
     case 0:
         if (p[1] & 1)
-            round_trip(dev);
+            device_fuzz_round_trip(dev);
         else
-            restore(dev, p + STEP, left - STEP);
+            restore(dev, p + VIRTIO_FUZZ_STEP, left - VIRTIO_FUZZ_STEP);
         break;
     case 1:
-        start(dev);
+        virtio_fuzz_start(dev, QUEUES, UINT32_MAX);
         break;
     case 2: /* anything into the rings and tables */
-        memcpy(mem->hva + RINGS + load_le16(p + 1) % (3 * RINGS_SIZE), p + 3, 3);
+        memcpy(mem->hva + VIRTIO_FUZZ_RINGS + load_le16(p + 1) % (QUEUES * VIRTIO_FUZZ_RINGS_SIZE),
+               p + 3, 3);
         break;
     case 3: /* and into a header */
         memcpy(mem->hva + DATA + 0x40000u + p[1] % 44, p + 2, 4);
@@ -307,14 +226,13 @@ static void step(struct host *h, struct memory *mem, const uint8_t *p, size_t le
         dev->ops->read(dev, p[1] * 4u + (p[2] >> 6), 1u << (p[2] & 3));
         break;
     default:
-        dev->ops->write(dev, p[1] & 0x3f ? p[1] * 4u : 0x50,
-                        p[0] & 0x80 ? 1u << (p[0] >> 5 & 3) : 4, load_le32(p + 2));
+        virtio_fuzz_write(dev, p);
     }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const struct irq_line irq = {.raise = raise_edge, .gsi = 16};
+    const struct irq_line irq = {.raise = virtio_fuzz_raise, .gsi = 16};
     struct host host = {.has_room = true, .programs = {-1, -1, -1, -1}};
     const struct vsock_backend backend = {.send = on_send,
                                           .has_room = on_has_room,
@@ -323,16 +241,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                           .context = &host};
     struct memory *mem = NULL;
 
-    MUST(memory_create(RAM, &mem, NULL) == 0);
+    MUST(memory_create(VIRTIO_FUZZ_RAM, &mem, NULL) == 0);
     host.dev = virtio_vsock_create(0, CID, mem, &irq);
     virtio_vsock_plug(host.dev, &backend);
     if (size > 0 && data[0] & 1) {
-        start(host.dev);
+        virtio_fuzz_start(host.dev, QUEUES, UINT32_MAX);
         virtio_vsock_hold(host.dev, false);
     }
-    for (size_t i = 0; i + STEP <= size && i < STEP * 400; i += STEP)
+    for (size_t i = 0; i + VIRTIO_FUZZ_STEP <= size && i < VIRTIO_FUZZ_STEP * VIRTIO_FUZZ_STEPS_MAX;
+         i += VIRTIO_FUZZ_STEP)
         step(&host, mem, data + i, size - i);
-    round_trip(host.dev);
+    device_fuzz_round_trip(host.dev);
     for (unsigned i = 0; i < CONNECTIONS; i++)
         close_connection(&host, i);
     host.dev->ops->destroy(host.dev);
