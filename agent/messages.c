@@ -365,6 +365,21 @@ int agent_entry_encode(const struct agent_entry *m, struct buffer *out)
     return w.status;
 }
 
+int agent_entry_encode_stat(enum agent_frame type, const struct stat *st, const char *name,
+                            const char *target, struct buffer *out)
+{
+    const struct agent_entry entry = {
+        .mode = st->st_mode & MODE_MASK,
+        .mtime_s = st->st_mtim.tv_sec,
+        .mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
+        .size_bytes = type == AGENT_FILE ? (uint64_t)st->st_size : 0,
+        .name = name,
+        .target = target,
+    };
+
+    return agent_entry_encode(&entry, out);
+}
+
 /* Whoever takes it for one component of a path must not be led elsewhere. */
 static bool is_file_name(const char *name, bool first)
 {

@@ -12,6 +12,8 @@
 
 #include "agent/channel.h"
 
+#include <sys/stat.h>
+
 #define AGENT_PROTOCOL 1u   /* of this file; another one is not understood */
 #define AGENT_NAME_MAX 255u /* bytes of a file's name */
 #define AGENT_ENTROPY_MAX 512u
@@ -107,6 +109,9 @@ int agent_size_encode(const struct agent_size *m, struct buffer *out);
 int agent_size_decode(const struct frame *frame, struct agent_size *out);
 
 int agent_entry_encode(const struct agent_entry *m, struct buffer *out);
+/* The same of what lies there: its mode, time and, of a file (AGENT_FILE), size. */
+int agent_entry_encode_stat(enum agent_frame type, const struct stat *st, const char *name,
+                            const char *target, struct buffer *out);
 /* The name is checked: one component, not "..", "." only where first is true. */
 int agent_entry_decode(const struct frame *frame, bool first, struct agent_entry *out);
 

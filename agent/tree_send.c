@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { QUEUE_HIGH = 128 << 10, MODE_MASK = 07777 };
+enum { QUEUE_HIGH = 128 << 10 };
 
 /* Where we are: a list upwards, for messages. */
 struct level {
@@ -112,16 +112,8 @@ static int put_entry(struct sender *s, enum agent_frame type, const struct stat 
                      const char *name, const char *target)
 {
     _cleanup_(buffer_clear) struct buffer payload = {0};
-    const struct agent_entry entry = {
-        .mode = st->st_mode & MODE_MASK,
-        .mtime_s = st->st_mtim.tv_sec,
-        .mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
-        .size_bytes = type == AGENT_FILE ? (uint64_t)st->st_size : 0,
-        .name = name,
-        .target = target,
-    };
 
-    int r = agent_entry_encode(&entry, &payload);
+    int r = agent_entry_encode_stat(type, st, name, target, &payload);
     if (r < 0)
         return error_errno(s->err, -r, "cannot send %s", name);
     return put(s, type, NULL, 0, payload.data, payload.length);

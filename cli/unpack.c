@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { QUEUE_HIGH = 128 << 10, MODE_MASK = 07777 };
+enum { QUEUE_HIGH = 128 << 10 };
 
 /* ---- the process that reads ---- */
 
@@ -37,16 +37,8 @@ static int put_entry(struct packer *p, enum agent_frame type, const struct stat 
                      const char *name, const char *target)
 {
     _cleanup_(buffer_clear) struct buffer payload = {0};
-    const struct agent_entry entry = {
-        .mode = st->st_mode & MODE_MASK,
-        .mtime_s = st->st_mtim.tv_sec,
-        .mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
-        .size_bytes = type == AGENT_FILE ? (uint64_t)st->st_size : 0,
-        .name = name,
-        .target = target,
-    };
 
-    int r = agent_entry_encode(&entry, &payload);
+    int r = agent_entry_encode_stat(type, st, name, target, &payload);
     return r < 0 ? error_errno(&p->err, -r, "cannot copy %s", name)
                  : put(p, type, NULL, 0, payload.data, payload.length);
 }
