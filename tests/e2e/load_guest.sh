@@ -75,6 +75,9 @@ count() { grep -c "$1" "$2" 2>/dev/null; }
 # shellcheck disable=SC2009  # busybox has no pgrep here
 commands() { ps | grep -c '[e]cho [$]i'; }
 
+# Not a process that has ended and that nobody has asked about.
+runs() { grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
+
 case $1 in
 start)
 	dmesg -n 1 # the console's stream has it to itself
@@ -101,7 +104,13 @@ status)
 stop)
 	pid=$(cat /tmp/disk.pid)
 	kill -INT "$pid"
-	while [ -e "/proc/$pid/io" ] && grep -q . "/proc/$pid/io" 2>/dev/null; do sleep 0.1; done
+	n=0
+	while runs "$pid" && [ $n -lt 600 ]; do
+		n=$((n + 1))
+		sleep 0.1
+	done
+	# What it waits for, if it does not end.
+	runs "$pid" && tail -n 20 "/proc/$pid/task"/*/stack "/proc/$pid/status"
 	cat /tmp/disk.said /tmp/disk.result
 	;;
 esac
