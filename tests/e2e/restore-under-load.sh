@@ -8,7 +8,7 @@
 #   STASIS_ROUNDS  how many times (2; which of the four ways comes first, the seed says)
 #   STASIS_SEED    of the random moments (printed)
 #
-# For more than ./check has time for: STASIS_ROUNDS=100 tests/lab/run --timeout 5000 -- \
+# By hand: ./check does not run it. STASIS_ROUNDS=100 tests/lab/run --timeout 5000 -- \
 #     tests/e2e/restore-under-load.sh
 # shellcheck disable=SC2016  # scripts are for the guest
 
