@@ -130,6 +130,7 @@ static void a_port_that_is_taken_is_told(void **state)
     struct site *site = *state;
     uint16_t port;
     _cleanup_close_ int fd = take_port(&port);
+    assert_true(fd >= 0);
     _cleanup_free_ char *message =
         io_format("cannot forward 127.0.0.1:%u:80/tcp: port %u is taken", port, port);
     _cleanup_free_ char *hint =

@@ -271,7 +271,7 @@ static void a_reader_is_rescued(void **state)
 {
     int fd = sample_protected_pack();
     _cleanup_(buffer_clear) struct buffer pack = {0};
-    _cleanup_(pack_index_freep) struct pack_index *index = NULL, *again = NULL;
+    _cleanup_(pack_index_freep) struct pack_index *index = NULL;
     uint8_t raw[STASIS_PAGE_SIZE], want[STASIS_PAGE_SIZE];
 
     (void)state;

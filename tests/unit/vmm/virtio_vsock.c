@@ -552,6 +552,7 @@ static void a_device_that_is_held_touches_nothing(void **state)
     struct guest *g = *state;
     _cleanup_(buffer_clear) struct buffer saved = device_save(g->d.dev);
 
+    assert_true(saved.length > 0);
     offer_buffer(g, HEADER + 4096);
     virtio_vsock_hold(g->d.dev, true);
     clear_dirty(g);
@@ -575,6 +576,7 @@ static void a_machine_that_goes_on_after_a_save_keeps_its_connections(void **sta
     virtio_vsock_hold(g->d.dev, true);
     deliver(g, 5, 1);
     _cleanup_(buffer_clear) struct buffer saved = device_save(g->d.dev);
+    assert_true(saved.length > 0);
     virtio_vsock_hold(g->d.dev, false);
     assert_true(got_packet(g, 5, 1));
     assert_int_equal(g->resets, resets);

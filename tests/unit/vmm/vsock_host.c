@@ -439,6 +439,7 @@ static void other_types_and_other_machines_are_reset(void **state)
     struct vsock_header header = header_of(VSOCK_REQUEST, 2000, SERVICE);
     _cleanup_close_ int listener = serve(g, SERVICE);
 
+    assert_true(listener >= 0);
     header.type = 2; /* a sequence of packets */
     send_header(g, &header);
     assert_int_equal(expect(g, VSOCK_RST).type, 2);
@@ -538,6 +539,8 @@ static void a_guest_cannot_shut_programs_out(void **state)
     struct vsock_header request;
     _cleanup_close_ int listener = serve(g, SERVICE);
     unsigned taken = 0;
+
+    assert_true(listener >= 0);
 
     for (unsigned i = 0; i < VSOCK_CONNECTIONS_MAX; i++)
         guest_says(g, VSOCK_REQUEST, 10000 + i, SERVICE);
