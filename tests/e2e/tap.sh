@@ -30,7 +30,7 @@ done
 must "$busybox" ip addr add "$host/24" dev vm1
 
 mkdir "$work/www"
-head -c 3000000 /dev/urandom >"$work/www/file"
+head -c 600000 /dev/urandom >"$work/www/file"
 sum=$(md5sum <"$work/www/file")
 "$busybox" httpd -f -p "$host:8000" -h "$work/www" &
 helpers=("$!")
